@@ -1,0 +1,1 @@
+"""Locate, edit and measure what a language model knows."""

@@ -1,0 +1,133 @@
+"""The vocabulary every part of the framework shares: queries, probes and cases.
+
+Plain frozen values. They know nothing of models, files or Hydra.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence"]
+Task = Literal["fact", "syntax"]
+Intent = Literal["replace", "erase"]
+
+SAME_RELATION = "same_relation"
+SAME_SUBJECT = "same_subject"
+SAME_PARADIGM = "same_paradigm"
+OTHER_PHENOMENON = "other_phenomenon"
+REVERSED = "reversed"
+RESIDUE = "residue"
+
+
+@dataclass(frozen=True)
+class Query:
+    """Text with exactly one answer slot.
+
+    Attributes:
+        prefix: Text before the slot, exactly as written, with the blank that precedes the answer.
+        suffix: Text after the slot, exactly as written. A causal LM never reads it.
+        subject: Character span [start, end) of the subject (for syntax: the trigger) in
+            `prefix + suffix`; it lies wholly on one side of the slot. None where there is none.
+    """
+
+    prefix: str
+    suffix: str = ""
+    subject: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a span that is empty, out of range or crosses the slot."""
+        if self.subject is None:
+            return
+        start, end = self.subject
+        slot = len(self.prefix)
+        inside = 0 <= start < end <= slot + len(self.suffix)
+        if not inside or start < slot < end:
+            raise ValueError(
+                f"the subject span [{start}, {end}) must lie wholly before or wholly after the "
+                f"answer slot of {self.text!r}"
+            )
+
+    @property
+    def subject_text(self) -> str:
+        """The subject as it stands in the text; empty where the query has none."""
+        if self.subject is None:
+            return ""
+        return (self.prefix + self.suffix)[slice(*self.subject)]
+
+    @property
+    def text(self) -> str:
+        """The query with its slot shown as `___`, for messages and tables."""
+        return f"{self.prefix}___{self.suffix}"
+
+    def after(self, context: str) -> Query:
+        """The same query with `context` in front of it."""
+        shift = len(context)
+        span = None if self.subject is None else (self.subject[0] + shift, self.subject[1] + shift)
+        return Query(context + self.prefix, self.suffix, span)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question that judges an edit.
+
+    Attributes:
+        query: What is asked.
+        old: The answer before the edit; for syntax, the grammatical form.
+        new: The answer a perfect edit would give. For a fact's neighbour it equals `old`; for a
+            minimal pair it is the ungrammatical form, also in a neighbour, whose preference
+            between the two must not change.
+        kind: What the probe tests. A `sentence` probe has an empty query and whole sentences
+            as answers: it compares a minimal pair as the BLiMP benchmark does.
+        group: The named set it belongs to: a neighbour's set, a reversal's direction.
+    """
+
+    query: Query
+    old: str
+    new: str
+    kind: ProbeKind
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One intended change and the probes that judge it.
+
+    Attributes:
+        id: Unique within a data source and stable under its file order.
+        source: The relation or paradigm it was made from.
+        task: Whether answers are compared by greedy decoding (`fact`) or preference (`syntax`).
+        edit: The change itself: kind `edit`. None where the model cannot be asked for the
+            critical word, so that only whole sentences are compared.
+        seen: Queries with answer `edit.old` that a method may use to locate or optimise.
+        probes: Questions no method has seen.
+        essence: Text about the subject whose continuation an edit should keep ("France is a"),
+            as a query; None for syntax.
+    """
+
+    id: str
+    source: str
+    task: Task
+    edit: Probe | None
+    seen: tuple[Query, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    essence: Query | None = None
+
+    @property
+    def all_probes(self) -> tuple[Probe, ...]:
+        """The edit probe, where there is one, followed by the others."""
+        return ((self.edit,) if self.edit is not None else ()) + self.probes
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How many items of a source cannot be used, by reason, so that nothing is dropped silently."""
+
+    source: str
+    used: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One log line."""
+        out = ", ".join(f"{n} left out: {reason}" for reason, n in sorted(self.reasons.items()))
+        return f"{self.source}: {self.used} used" + (f"; {out}" if out else "")

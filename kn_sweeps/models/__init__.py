@@ -1,0 +1,1 @@
+"""Language models behind one interface: score, answer, record and change MLP neurons."""

@@ -1,0 +1,205 @@
+"""Where each model family keeps its parts: the only file that knows module paths.
+
+To add a family, add a line to `FAMILIES` under the `model_type` of its config. Loading a model
+checks every path, every shape and that final hidden states fed to the head give the model's own
+logits, so that a wrong line is refused instead of silently measuring something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+LMKind = Literal["causal", "masked"]
+Head = Callable[[PreTrainedModel, Tensor], Tensor]
+
+
+def _modules_head(*paths: str) -> Head:
+    def head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+        for path in paths:
+            hidden = model.get_submodule(path)(hidden)
+        return hidden
+
+    return head
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one model family.
+
+    Attributes:
+        kind: How the family reads a query.
+        base: The model without its head; its `last_hidden_state` is what `head` reads.
+        blocks: The list of transformer blocks.
+        mlp_output: The MLP's output projection, within a block. Its input coordinates are the
+            neurons.
+        embeddings: The token embedding.
+        head: Final hidden states to logits.
+        conv1d: Whether the projection is GPT-2's Conv1D, whose weight is (d_ff, d_model).
+    """
+
+    kind: LMKind
+    base: str
+    blocks: str
+    mlp_output: str
+    embeddings: str
+    head: Head = field(default=_modules_head("lm_head"))
+    conv1d: bool = False
+
+
+_BERT_MLP = "output.dense"
+_LLAMA = Family("causal", "model", "model.layers", "mlp.down_proj", "model.embed_tokens")
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        "masked",
+        "bert",
+        "bert.encoder.layer",
+        _BERT_MLP,
+        "bert.embeddings.word_embeddings",
+        _modules_head("cls"),
+    ),
+    "roberta": Family(
+        "masked",
+        "roberta",
+        "roberta.encoder.layer",
+        _BERT_MLP,
+        "roberta.embeddings.word_embeddings",
+    ),
+    "distilbert": Family(
+        "masked",
+        "distilbert",
+        "distilbert.transformer.layer",
+        "ffn.lin2",
+        "distilbert.embeddings.word_embeddings",
+        _modules_head("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+    ),
+    "gpt2": Family(
+        "causal", "transformer", "transformer.h", "mlp.c_proj", "transformer.wte", conv1d=True
+    ),
+    "gptj": Family("causal", "transformer", "transformer.h", "mlp.fc_out", "transformer.wte"),
+    "gpt_neox": Family(
+        "causal",
+        "gpt_neox",
+        "gpt_neox.layers",
+        "mlp.dense_4h_to_h",
+        "gpt_neox.embed_in",
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+
+
+class Architecture:
+    """Handles on the parts of one loaded model, verified when it is made.
+
+    Attributes:
+        kind: "causal" or "masked".
+        layers: Number of transformer blocks; layers are counted from 0.
+        d_model: Width of the residual stream.
+        d_ff: Number of neurons in a layer.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Find and check the parts of `model`.
+
+        Raises:
+            ValueError: If the family is unknown, or a path, shape or the head does not hold.
+        """
+        model_type = str(model.config.model_type)
+        if model_type not in FAMILIES:
+            raise ValueError(
+                f"unknown model family {model_type!r} ({type(model).__name__}); known: "
+                f"{', '.join(sorted(FAMILIES))}. To add it, name its modules in FAMILIES "
+                "in kn_sweeps/models/architecture.py (see docs/adding.md)"
+            )
+        self._model = model
+        self._family = FAMILIES[model_type]
+        self.model_type = model_type
+        self.kind: LMKind = self._family.kind
+        self.base: nn.Module = self._find(self._family.base)
+        self.embeddings: nn.Module = self._find(self._family.embeddings)
+        self.blocks: list[nn.Module] = list(self._find(self._family.blocks).children())
+        if not self.blocks:
+            raise ValueError(f"{model_type}: {self._family.blocks!r} has no blocks")
+        self.layers = len(self.blocks)
+        self._projections = [
+            self._find(f"{self._family.blocks}.{layer}.{self._family.mlp_output}")
+            for layer in range(self.layers)
+        ]
+        embedding = self.embeddings.weight
+        assert isinstance(embedding, Tensor)
+        self.d_model = int(embedding.shape[1])
+        self.d_ff = int(self._neurons_first(0).shape[0])
+        self._check_projections()
+        self._check_head()
+
+    def mlp_output(self, layer: int) -> nn.Module:
+        """The output projection of `layer`'s MLP; its input is that layer's neurons."""
+        self.check_layer(layer)
+        return self._projections[layer]
+
+    def values(self, layer: int) -> Float[Tensor, "d_ff d_model"]:
+        """The value slots of `layer`: row i is what neuron i writes. A view of the weight."""
+        self.check_layer(layer)
+        return self._neurons_first(layer)
+
+    def bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
+        """The output projection's bias, None where the family has none."""
+        bias = getattr(self.mlp_output(layer), "bias", None)
+        return bias if isinstance(bias, Tensor) else None
+
+    def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """Logits of final hidden states."""
+        return self._family.head(self._model, hidden)
+
+    def check_layer(self, layer: int) -> None:
+        """Raise ValueError unless `layer` exists."""
+        if not 0 <= layer < self.layers:
+            raise ValueError(f"layer {layer} does not exist; the model has 0 to {self.layers - 1}")
+
+    def _find(self, path: str) -> nn.Module:
+        try:
+            return self._model.get_submodule(path)
+        except AttributeError as error:
+            raise ValueError(
+                f"{self._model.config.model_type}: no module {path!r} in "
+                f"{type(self._model).__name__}; FAMILIES in kn_sweeps/models/architecture.py "
+                "does not fit this version of transformers or this class"
+            ) from error
+
+    def _neurons_first(self, layer: int) -> Tensor:
+        weight = self._projections[layer].weight
+        assert isinstance(weight, Tensor)
+        return weight if self._family.conv1d else weight.T
+
+    def _check_projections(self) -> None:
+        kind = Conv1D if self._family.conv1d else nn.Linear
+        for layer, projection in enumerate(self._projections):
+            shape = tuple(self._neurons_first(layer).shape)
+            if not isinstance(projection, kind) or shape != (self.d_ff, self.d_model):
+                raise ValueError(
+                    f"{self.model_type}: the output projection of layer {layer} should be a "
+                    f"{kind.__name__} from {self.d_ff} neurons to {self.d_model}, got "
+                    f"{type(projection).__name__} {shape}"
+                )
+
+    def _check_head(self) -> None:
+        ids = torch.arange(4, device=self._model.device)[None] % self._model.config.vocab_size
+        with torch.inference_mode():
+            whole = self._model(input_ids=ids).logits
+            parts = self.head(self.base(input_ids=ids).last_hidden_state)
+        if not torch.allclose(whole, parts, atol=1e-3, rtol=1e-3):
+            raise ValueError(
+                f"{self.model_type}: the head of FAMILIES does not give the model's own logits "
+                f"(largest difference {(whole - parts).abs().max().item():.3g})"
+            )

