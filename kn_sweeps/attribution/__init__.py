@@ -1,0 +1,1 @@
+"""Attribution of a target's probability to MLP neurons."""

@@ -1,0 +1,98 @@
+"""What a method is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+
+from kn_sweeps.cases import Case, Intent, Probe
+from kn_sweeps.edits import Edit, Neuron
+from kn_sweeps.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Located:
+    """Neurons found for one edit.
+
+    Attributes:
+        edit: The edit's id.
+        source: The relation or paradigm.
+        cases: Ids of the cases it covers.
+        neurons: The refined set, best first.
+        tau: Share of prompts a neuron had to be shared by.
+        prompts: How many prompts located it.
+        in_range: Whether tau alone brought their number into the wanted range.
+        completeness_residual: The largest over prompts and layers, in probability.
+    """
+
+    edit: str
+    source: str
+    cases: tuple[str, ...]
+    neurons: tuple[Neuron, ...]
+    tau: float
+    prompts: int
+    in_range: bool
+    completeness_residual: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The edits for some cases.
+
+    Attributes:
+        edits: Edit id to edit.
+        edit_of: Case id to edit id.
+        located: What was located on the way, an edit.
+        attributions: Source to one row of neuron scores a located prompt.
+    """
+
+    edits: Mapping[str, Edit]
+    edit_of: Mapping[str, str]
+    located: tuple[Located, ...] = ()
+    attributions: Mapping[str, Float[torch.Tensor, "prompts neurons"]] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to plan edits.
+
+    A method is a frozen dataclass whose fields are its hyper-parameters; its module and its YAML
+    share a name.
+    """
+
+    @property
+    def intent(self) -> Intent:
+        """What its edits are for: `replace` old by new, or `erase` old."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything: `none` does not and takes any case."""
+
+    def group(self, case: Case) -> str:
+        """The id of the edit that covers `case`; equal for cases that share one."""
+
+    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:
+        """Plan the edits of `cases`. Cases of one group must come together.
+
+        Args:
+            lm: The model, unchanged.
+            cases: What to change.
+            seed: All randomness comes from it and from what it is drawn for.
+        """
+
+
+def edit_probe(case: Case) -> Probe:
+    """The case's intended change.
+
+    Raises:
+        ValueError: If it has none, because the model cannot be asked for its critical word.
+    """
+    if case.edit is None:
+        raise ValueError(
+            f"case {case.id} cannot be edited on this kind of model; use method=none to score it"
+        )
+    return case.edit

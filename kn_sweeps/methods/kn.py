@@ -1,0 +1,178 @@
+"""Knowledge neurons (Dai et al. 2022): locate the neurons that express a target; scale them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kn_sweeps.attribution.integrated_gradients import integrated_gradients
+from kn_sweeps.attribution.quadrature import Quadrature, Rule
+from kn_sweeps.cases import Case, Intent
+from kn_sweeps.edits import Edit, NeuronScale
+from kn_sweeps.methods.base import Located, Plan, edit_probe
+from kn_sweeps.models.language_model import LanguageModel
+
+_FACTORS = {"suppress": 0.0, "enhance": 2.0}
+
+
+@dataclass(frozen=True)
+class KnowledgeNeurons:
+    """Locate by integrated gradients over several prompts, keep what they share, scale it.
+
+    For a fact the prompts are the phrasings it may see; for syntax, sentences of the paradigm
+    with the same target form.
+
+    Attributes:
+        operation: `suppress` (x 0) erases the old answer; `enhance` (x 2) promotes the new one.
+        locate: Whose neurons: `old` or `new`; null for old when suppressing, new when enhancing.
+        threshold: A prompt's coarse set is the neurons scoring above this share of its maximum.
+        share: A refined neuron is in more than this share of the coarse sets, at first.
+        share_step: How far that share moves at a time.
+        max_adjustments: How often at most.
+        min_neurons: Fewest neurons wanted.
+        max_neurons: Most neurons wanted.
+        quadrature: Rule for the path integral.
+        nodes: Its number of nodes.
+        max_rows: Largest number of rows in one forward pass; bounds memory.
+
+    Source: Dai et al. (2022), sections 3.2 and 3.3; hyper-parameters from their code. Two
+    deviations: a neuron is scaled at every position, so that an edit is a change of weights; and
+    where no share gives a number in the wanted range, the neurons with the largest mean score
+    among the nearest set are taken, and `in_range` says so.
+    """
+
+    operation: Literal["suppress", "enhance"] = "suppress"
+    locate: Literal["old", "new"] | None = None
+    threshold: float = 0.2
+    share: float = 0.7
+    share_step: float = 0.05
+    max_adjustments: int = 20
+    min_neurons: int = 2
+    max_neurons: int = 5
+    quadrature: Rule = "gauss_legendre"
+    nodes: int = 8
+    max_rows: int = 256
+
+    changes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.operation not in _FACTORS:
+            raise ValueError(f"operation {self.operation!r}; choose from {', '.join(_FACTORS)}")
+        for name in ("threshold", "share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 1 <= self.min_neurons <= self.max_neurons:
+            raise ValueError(
+                "1 <= min_neurons <= max_neurons must hold, got "
+                f"{self.min_neurons} and {self.max_neurons}"
+            )
+
+    @property
+    def intent(self) -> Intent:
+        """Suppressing erases; enhancing replaces."""
+        return "erase" if self.operation == "suppress" else "replace"
+
+    def group(self, case: Case) -> str:
+        """Facts stand alone; pairs of a paradigm with one target form share their neurons."""
+        if case.task == "fact":
+            return case.id
+        return f"{case.source}/{self._target(case)}"
+
+    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:  # noqa: ARG002
+        """Locate once a group and scale what was found."""
+        groups: dict[str, list[Case]] = {}
+        for case in cases:
+            groups.setdefault(self.group(case), []).append(case)
+        edits: dict[str, Edit] = {}
+        located: list[Located] = []
+        scores: dict[str, list[Tensor]] = {}
+        for name, members in groups.items():
+            found, rows = self._locate(lm, name, members)
+            located.append(found)
+            edits[name] = NeuronScale(found.neurons, _FACTORS[self.operation])
+            scores.setdefault(found.source, []).append(rows)
+        return Plan(
+            edits,
+            {case.id: self.group(case) for case in cases},
+            tuple(located),
+            {source: torch.cat(rows) for source, rows in scores.items()},
+        )
+
+    def _target(self, case: Case) -> str:
+        probe = edit_probe(case)
+        locate = self.locate or ("old" if self.operation == "suppress" else "new")
+        return probe.old if locate == "old" else probe.new
+
+    def _locate(
+        self, lm: LanguageModel, name: str, cases: Sequence[Case]
+    ) -> tuple[Located, Float[Tensor, "prompts neurons"]]:
+        queries = list(dict.fromkeys(query for case in cases for query in case.seen))
+        if not queries:
+            raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
+        quadrature = Quadrature(self.quadrature, self.nodes)
+        results = [
+            integrated_gradients(
+                lm, lm.encode(query, self._target(cases[0])), quadrature, max_rows=self.max_rows
+            )
+            for query in queries
+        ]
+        scores = torch.stack([result.scores.flatten() for result in results])
+        neurons, tau, in_range = self.refine(scores)
+        located = Located(
+            edit=name,
+            source=cases[0].source,
+            cases=tuple(case.id for case in cases),
+            neurons=tuple(divmod(i, lm.architecture.d_ff) for i in neurons),
+            tau=tau,
+            prompts=len(queries),
+            in_range=in_range,
+            completeness_residual=max(float(result.residual.max()) for result in results),
+        )
+        return located, scores
+
+    def refine(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
+        """The neurons many prompts share.
+
+        Args:
+            scores: One prompt's attributions a row.
+
+        Returns:
+            Flat neuron indices with the largest mean score first, the share they had to exceed,
+            and whether that share alone brought their number into the wanted range.
+        """
+        counts: Counter[int] = Counter()
+        for row in scores:
+            # Each prompt has its own maximum: the threshold never carries over to the next.
+            counts.update(torch.nonzero(row > self.threshold * row.max())[:, 0].tolist())
+        tau, kept = self._search(counts, len(scores))
+        mean = scores.mean(0)
+        ranked = sorted(kept, key=lambda i: (-float(mean[i]), i))
+        in_range = self.min_neurons <= len(ranked) <= self.max_neurons
+        return ranked[: self.max_neurons], tau, in_range
+
+    def _search(self, counts: Counter[int], prompts: int) -> tuple[float, list[int]]:
+        """Move the share until it leaves a wanted number; if none does, the nearest above it."""
+        tried: dict[float, list[int]] = {}
+        tau = self.share
+        for _ in range(self.max_adjustments + 1):
+            # Rounding keeps 0.7 + 6 * 0.05 from being a little more or less than 1.
+            tau = round(tau, 6)
+            kept = [i for i, n in counts.items() if n > tau * prompts + 1e-9]
+            if self.min_neurons <= len(kept) <= self.max_neurons:
+                return tau, kept
+            if tau in tried:
+                break
+            tried[tau] = kept
+            tau += self.share_step if len(kept) > self.max_neurons else -self.share_step
+            if not 0 <= round(tau, 6) < 1:
+                break
+        enough = {t: kept for t, kept in tried.items() if len(kept) >= self.min_neurons}
+        best = min(enough or tried, key=lambda t: abs(len(tried[t]) - self.max_neurons))
+        return best, tried[best]
