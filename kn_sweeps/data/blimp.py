@@ -1,0 +1,342 @@
+"""BLiMP (Warstadt et al. 2020): minimal pairs of a grammatical and an ungrammatical sentence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, Probe, ProbeKind, Query
+from kn_sweeps.data.base import Loaded, left_out
+from kn_sweeps.data.sources import (
+    Source,
+    check_names,
+    read_jsonl,
+    resolve_source,
+)
+from kn_sweeps.data.triggers import find_trigger
+from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.seeding import shuffler
+
+HUB_NAME = "nyu-mll/blimp"
+_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+_KEYS = (
+    *("sentence_good", "sentence_bad", "linguistics_term", "UID"),
+    *("simple_LM_method", "one_prefix_method", "two_prefix_method"),
+)
+_OTHER_PARADIGMS = 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A minimal pair and its critical region: where, in words, its sentences differ.
+
+    Attributes:
+        index: Number in its paradigm's file, from 0.
+        good: The grammatical sentence.
+        bad: The other.
+        term: The phenomenon, BLiMP's `linguistics_term`.
+        paradigm: BLiMP's UID.
+        one_prefix: Whether what stands before the critical word decides which form is right.
+        prefix: Text before the critical region.
+        old: The region in the grammatical sentence; empty where words were only added.
+        new: The region in the other.
+        suffix: Text after it.
+    """
+
+    index: int
+    good: str
+    bad: str
+    term: str
+    paradigm: str
+    one_prefix: bool
+    prefix: str
+    old: str
+    new: str
+    suffix: str
+
+    @cached_property
+    def query(self) -> Query:
+        """The sentence with the critical region as its slot and the trigger as its subject."""
+        word = find_trigger(self.paradigm, self.prefix, self.old, self.suffix)
+        return Query(self.prefix, self.suffix, None if word is None else (word.start, word.end))
+
+    @property
+    def trigger(self) -> str:
+        """The trigger in lower case."""
+        return self.query.subject_text.lower()
+
+    def why_not(self, kind: LMKind) -> str | None:
+        """Why this kind of LM cannot be asked for the critical word; None if it can."""
+        if not self.old or not self.new:
+            return "the sentences do not differ by an exchange of words"
+        if kind == "causal":
+            if not self.one_prefix:
+                return "a causal LM reads the critical word before what decides it"
+            return None if self.prefix.strip() else "nothing stands before the critical word"
+        if len(_TOKEN.findall(self.old)) > 1 or len(_TOKEN.findall(self.new)) > 1:
+            return "the critical region is more than one word"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blimp:
+    """Minimal pairs with same-form prompts, rephrasings and neighbours.
+
+    Attributes:
+        paradigms: Which; None for all the source has (and, for an edit, this LM can be asked).
+        source: `bundled`, `hub` or `local`.
+        root: Folder with one `PARADIGM.jsonl` a paradigm; it wins over `source`.
+        seen_share: Share of a paradigm's pairs a method may see; the others judge the edit.
+        max_seen: Most prompts with the same target form a method sees.
+        rephrasings: Most held-out sentences with the same trigger and forms a case.
+        neighbours: Most neighbours of each set a case.
+    """
+
+    paradigms: tuple[str, ...] | None = None
+    source: str = "bundled"
+    root: str | None = None
+    seen_share: float = 0.5
+    max_seen: int = 10
+    rephrasings: int = 4
+    neighbours: int = 4
+
+    def fingerprint(self) -> str:
+        """Hash of the source's files; see `Dataset.fingerprint`."""
+        return resolve_source("blimp", self.source, self.root).fingerprint()
+
+    def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
+        """Make the cases; see `Dataset.load`."""
+        source = resolve_source("blimp", self.source, self.root)
+        known = available_paradigms(source)
+        wanted = list(known) if self.paradigms is None else list(self.paradigms)
+        check_names(wanted, known, "paradigm")
+        pairs = {name: read_paradigm(source, name) for name in wanted}
+        invalid = [name for name in wanted if not _valid(pairs[name], kind)]
+        if editable and invalid and self.paradigms is not None:
+            raise ValueError(_refusal(invalid, kind, source, known))
+        chosen = [name for name in wanted if name not in invalid or not editable]
+        others = self._others(source, known, pairs, seed)
+        maker = _CaseMaker(self, kind, seed, {**others, **pairs})
+        cases: list[Case] = []
+        reports = []
+        for name in wanted:
+            made, reasons = (
+                maker.cases(name, limit, editable) if name in chosen else ([], Counter())
+            )
+            if name not in chosen:
+                reasons[f"no {kind} LM can be edited on it"] = len(pairs[name])
+            cases += made
+            reports.append(left_out(name, len(made), reasons))
+        return Loaded(tuple(cases), tuple(reports), source.name)
+
+    def _others(
+        self, source: Source, known: tuple[str, ...], pairs: dict[str, list[Pair]], seed: int
+    ) -> dict[str, list[Pair]]:
+        """Paradigms read only for neighbours, where those chosen are all of one phenomenon."""
+        if len({group[0].term for group in pairs.values()}) > 1:
+            return {}
+        rest = [name for name in known if name not in pairs]
+        shuffler(seed, "other paradigms").shuffle(rest)
+        (term,) = {group[0].term for group in pairs.values()}
+        found: dict[str, list[Pair]] = {}
+        for name in rest:
+            if len(found) == _OTHER_PARADIGMS:
+                break
+            group = read_paradigm(source, name)
+            if group[0].term != term and group[0].one_prefix:
+                found[name] = group
+        return found
+
+
+class _CaseMaker:
+    """Makes the cases of paradigms that serve as one another's neighbours."""
+
+    def __init__(
+        self, options: Blimp, kind: LMKind, seed: int, pairs: dict[str, list[Pair]]
+    ) -> None:
+        self._options = options
+        self._kind = kind
+        self._seed = seed
+        self._pairs = pairs
+        self._seen: dict[str, list[Pair]] = {}
+        self._held_out: dict[str, list[Pair]] = {}
+        self._far: dict[str, list[Pair]] = {}
+        for name, group in pairs.items():
+            usable = [pair for pair in group if pair.why_not(kind) is None]
+            shuffler(seed, "pairs", name).shuffle(usable)
+            cut = max(1, round(len(usable) * options.seen_share))
+            self._seen[name], self._held_out[name] = usable[:cut], usable[cut:]
+        self._same_form = _grouped(self._seen, lambda p: (p.paradigm, p.old))
+        self._same_change = _grouped(
+            self._held_out, lambda p: (p.paradigm, p.trigger, p.old, p.new)
+        )
+
+    def cases(
+        self, name: str, limit: int | None, editable: bool
+    ) -> tuple[list[Case], Counter[str]]:
+        """The first `limit` pairs of a paradigm in the seed's order, and what was left out."""
+        usable = list(self._seen[name])
+        reasons = Counter(why for p in self._pairs[name] if (why := p.why_not(self._kind)))
+        reasons["held out to judge edits"] = len(self._held_out[name])
+        if not editable:
+            # Nothing is edited, so nothing has to be held out.
+            usable = list(self._pairs[name])
+            shuffler(self._seed, "pairs", name).shuffle(usable)
+            reasons.clear()
+        if limit is not None:
+            reasons["beyond limit"] = max(0, len(usable) - limit)
+            usable = usable[:limit]
+        return [self._case(pair) for pair in usable], reasons
+
+    def _case(self, pair: Pair) -> Case:
+        name = f"{pair.paradigm}/{pair.index:04d}"
+        sentence = Probe(Query(""), pair.good, pair.bad, "sentence")
+        if pair.why_not(self._kind) is not None:
+            return Case(name, pair.paradigm, "syntax", None, probes=(sentence,))
+        seen = self._same_form.get((pair.paradigm, pair.old), [])[: self._options.max_seen]
+        return Case(
+            id=name,
+            source=pair.paradigm,
+            task="syntax",
+            edit=_probe(pair, "edit"),
+            seen=tuple(other.query for other in seen),
+            probes=(*self._rephrasings(pair), *self._neighbours(name, pair), sentence),
+        )
+
+    def _rephrasings(self, pair: Pair) -> list[Probe]:
+        same = self._same_change.get((pair.paradigm, pair.trigger, pair.old, pair.new), [])
+        others = [other for other in same if other.index != pair.index]
+        return [_probe(other, "rephrase") for other in others[: self._options.rephrasings]]
+
+    def _neighbours(self, name: str, pair: Pair) -> list[Probe]:
+        """Held-out pairs the edit should not touch: other words, and other phenomena."""
+        draw = shuffler(self._seed, "neighbours", name)
+        own = [
+            other
+            for other in self._held_out[pair.paradigm]
+            if other.trigger != pair.trigger and not {other.old, other.new} & {pair.old, pair.new}
+        ]
+        probes = []
+        far = self._of_other_terms(pair.term)
+        for pool, label in ((own, SAME_PARADIGM), (far, OTHER_PHENOMENON)):
+            drawn = draw.sample(pool, min(self._options.neighbours, len(pool)))
+            probes += [_probe(other, "neighbour", label) for other in drawn]
+        return probes
+
+    def _of_other_terms(self, term: str) -> list[Pair]:
+        if term not in self._far:
+            held_out = [pair for group in self._held_out.values() for pair in group]
+            self._far[term] = [pair for pair in held_out if pair.term != term]
+        return self._far[term]
+
+
+def available_paradigms(source: Source) -> tuple[str, ...]:
+    """Names of the paradigms a source has.
+
+    Raises:
+        ValueError: If a local folder has none, or the hub cannot be reached.
+    """
+    if source.root is not None:
+        names = tuple(sorted(path.stem for path in source.root.glob("*.jsonl")))
+        if not names:
+            raise ValueError(f"{source.root} has no paradigm; expected PARADIGM.jsonl files")
+        return names
+    import datasets  # slow to import, and needed for the hub only
+
+    with _hub_errors():
+        return tuple(sorted(datasets.get_dataset_config_names(HUB_NAME)))
+
+
+def read_paradigm(source: Source, name: str) -> list[Pair]:
+    """Read one paradigm.
+
+    Raises:
+        ValueError: If its file is missing, malformed or empty.
+    """
+    if source.root is not None:
+        path = source.root / f"{name}.jsonl"
+        rows = read_jsonl(path, _KEYS)
+        if not rows:
+            raise ValueError(f"paradigm {name} has no pairs: {path} is empty")
+    else:
+        import datasets
+
+        with _hub_errors():
+            rows = list(datasets.load_dataset(HUB_NAME, name, split="train"))
+    return [_pair(index, row) for index, row in enumerate(rows)]
+
+
+def _pair(index: int, row: dict[str, Any]) -> Pair:
+    good, bad = row["sentence_good"], row["sentence_bad"]
+    left = list(_TOKEN.finditer(good))
+    right = list(_TOKEN.finditer(bad))
+    shortest = min(len(left), len(right))
+    first = next((i for i in range(shortest) if left[i][0] != right[i][0]), shortest)
+    last = next(
+        (i for i in range(shortest - first) if left[-1 - i][0] != right[-1 - i][0]),
+        shortest - first,
+    )
+    old = _between(good, left[first : len(left) - last])
+    new = _between(bad, right[first : len(right) - last])
+    start = left[first].start() if first < len(left) else len(good)
+    return Pair(
+        index=index,
+        good=good,
+        bad=bad,
+        term=row["linguistics_term"],
+        paradigm=row["UID"],
+        one_prefix=bool(row["one_prefix_method"]),
+        prefix=good[:start],
+        old=old,
+        new=new,
+        suffix=good[start + len(old) :],
+    )
+
+
+def _between(text: str, tokens: list[re.Match[str]]) -> str:
+    return text[tokens[0].start() : tokens[-1].end()] if tokens else ""
+
+
+def _probe(pair: Pair, kind: ProbeKind, group: str = "") -> Probe:
+    return Probe(pair.query, pair.old, pair.new, kind, group)
+
+
+def _valid(pairs: list[Pair], kind: LMKind) -> bool:
+    return any(pair.why_not(kind) is None for pair in pairs)
+
+
+def _refusal(invalid: list[str], kind: LMKind, source: Source, known: tuple[str, ...]) -> str:
+    valid = [name for name in known if _valid(read_paradigm(source, name), kind)]
+    reason = read_paradigm(source, invalid[0])[0].why_not(kind)
+    return (
+        f"no {kind} LM can be edited on {', '.join(invalid)}: {reason}. "
+        f"Choose from {', '.join(valid)}; or score whole sentences with method=none"
+    )
+
+
+@contextmanager
+def _hub_errors() -> Iterator[None]:
+    """Say what to do where there is no hub."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"BLiMP could not be read from the hub ({HUB_NAME}): {str(error).splitlines()[0]}. "
+            "Download it elsewhere and name its folder with dataset.root=DIR or "
+            "KN_SWEEPS_DATA=DIR (DIR/blimp/PARADIGM.jsonl), or use dataset.source=bundled"
+        ) from error
+
+
+def _grouped(
+    pools: dict[str, list[Pair]], key: Callable[[Pair], Hashable]
+) -> dict[Hashable, list[Pair]]:
+    groups: dict[Hashable, list[Pair]] = defaultdict(list)
+    for pool in pools.values():
+        for pair in pool:
+            groups[key(pair)].append(pair)
+    return groups

@@ -1,0 +1,384 @@
+"""ParaRel (Elazar et al. 2021): facts asked in several phrasings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+from kn_sweeps.cases import RESIDUE, REVERSED, SAME_RELATION, SAME_SUBJECT, Case, Probe, Query
+from kn_sweeps.data.base import Loaded, left_out
+from kn_sweeps.data.sources import (
+    Source,
+    check_names,
+    downloaded,
+    read_jsonl,
+    resolve_source,
+)
+from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.seeding import shuffler
+
+_RAW = "https://raw.githubusercontent.com/yanaiela/pararel/main/data"
+_RAW_FOLDERS = {
+    "patterns": f"{_RAW}/pattern_data/graphs_json",
+    "facts": f"{_RAW}/trex_lms_vocab",
+}
+RELATIONS = (
+    *("P1001", "P101", "P103", "P106", "P108", "P127", "P1303", "P131", "P136", "P1376", "P138"),
+    *("P140", "P1412", "P159", "P17", "P176", "P178", "P19", "P190", "P20", "P264", "P27", "P276"),
+    *("P279", "P30", "P36", "P361", "P364", "P37", "P39", "P407", "P413", "P449", "P463", "P47"),
+    *("P495", "P530", "P740", "P937"),
+)
+INVERSES = {"P36": "P1376", "P1376": "P36"}
+"""Relations whose inverse is a relation too; their one-to-one facts can test symmetry."""
+
+_SUBJECT, _OBJECT = "[X]", "[Y]"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A subject, its object, and its number in the relation's file."""
+
+    index: int
+    subject: str
+    object: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One relation: how it is asked and what is known."""
+
+    name: str
+    patterns: tuple[str, ...]
+    facts: tuple[Fact, ...]
+
+    @cached_property
+    def one_to_one(self) -> frozenset[int]:
+        """Indices of facts whose subject has one object and whose object has one subject."""
+        pairs = {(fact.subject, fact.object) for fact in self.facts}
+        subjects = Counter(subject for subject, _ in pairs)
+        objects = Counter(obj for _, obj in pairs)
+        return frozenset(
+            f.index for f in self.facts if subjects[f.subject] == 1 and objects[f.object] == 1
+        )
+
+    @cached_property
+    def objects_of(self) -> dict[str, frozenset[str]]:
+        """Subject to all its objects."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for fact in self.facts:
+            found[fact.subject].add(fact.object)
+        return {subject: frozenset(objects) for subject, objects in found.items()}
+
+    def askable(self, kind: LMKind) -> list[str]:
+        """Patterns that ask for the object: for a causal LM, those that end with it."""
+        return [p for p in self.patterns if kind == "masked" or _ends_with_object(p)]
+
+
+@dataclass(frozen=True)
+class Synonym:
+    """What an object is called under another relation: field of work to occupation."""
+
+    word: str
+    relation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParaRel:
+    """Facts with paraphrases, neighbours, reversals and synonyms.
+
+    Attributes:
+        relations: Which; None for all the source has.
+        source: `bundled`, `hub` or `local`.
+        root: Folder with `patterns/` and `facts/`; it wins over `source`.
+        seen_share: Share of a relation's phrasings a method may see; the others judge generality.
+        rephrasings: Most held-out phrasings a case.
+        neighbours: Most neighbours of each set a case.
+        reversals: Most phrasings of each reversal.
+        one_to_one: Use only facts that are one-to-one.
+    """
+
+    relations: tuple[str, ...] | None = None
+    source: str = "bundled"
+    root: str | None = None
+    seen_share: float = 0.5
+    rephrasings: int = 4
+    neighbours: int = 4
+    reversals: int = 2
+    one_to_one: bool = False
+
+    def fingerprint(self) -> str:
+        """Hash of the source's files; see `Dataset.fingerprint`."""
+        return resolve_source("pararel", self.source, self.root).fingerprint()
+
+    def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
+        """Make the cases; every fact can be edited, so `editable` changes nothing."""
+        del editable
+        source = resolve_source("pararel", self.source, self.root)
+        known = available_relations(source)
+        wanted = list(known) if self.relations is None else list(self.relations)
+        check_names(wanted, known, "relation")
+        library = {name: read_relation(source, name) for name in known}
+        synonyms = read_synonyms()
+        cases: list[Case] = []
+        reports = []
+        for name in wanted:
+            maker = _CaseMaker(self, kind, seed, library, library[name], synonyms.get(name, {}))
+            made, reasons = maker.cases(limit)
+            cases += made
+            reports.append(left_out(name, len(made), reasons))
+        return Loaded(tuple(cases), tuple(reports), source.name)
+
+
+class _CaseMaker:
+    """Makes the cases of one relation."""
+
+    def __init__(
+        self,
+        options: ParaRel,
+        kind: LMKind,
+        seed: int,
+        library: dict[str, Relation],
+        relation: Relation,
+        synonyms: dict[str, Synonym],
+    ) -> None:
+        self._options = options
+        self._kind = kind
+        self._seed = seed
+        self._library = library
+        self._relation = relation
+        self._synonyms = synonyms
+        self._inverse = library.get(INVERSES.get(relation.name, ""))
+        self._facts = list(relation.facts)
+        self._of_index = {fact.index: fact for fact in relation.facts}
+        patterns = relation.askable(kind)
+        if not patterns:
+            raise ValueError(
+                f"relation {relation.name} has no pattern that ends with its object, so a causal "
+                "LM cannot be asked; use a masked LM or another relation"
+            )
+        shuffler(seed, "phrasings", relation.name).shuffle(patterns)
+        cut = max(1, round(len(patterns) * options.seen_share))
+        self._seen, self._held_out = patterns[:cut], patterns[cut:]
+
+    def cases(self, limit: int | None) -> tuple[list[Case], Counter[str]]:
+        """The first `limit` facts in the seed's order, and how many others were left out."""
+        relation, reasons = self._relation, Counter[str]()
+        facts = list(relation.facts)
+        shuffler(self._seed, "facts", relation.name).shuffle(facts)
+        if self._options.one_to_one:
+            reasons["not one-to-one"] = len(facts) - len(relation.one_to_one)
+            facts = [fact for fact in facts if fact.index in relation.one_to_one]
+        made: list[Case] = []
+        for fact in facts:
+            if limit is not None and len(made) == limit:
+                reasons["beyond limit"] += 1
+            elif (case := self._case(fact)) is None:
+                reasons["no other object to replace its own"] += 1
+            else:
+                made.append(case)
+        return made, reasons
+
+    def _case(self, fact: Fact) -> Case | None:
+        name = f"{self._relation.name}/{fact.index:04d}"
+        candidates = self._new_objects(fact)
+        if not candidates:
+            return None
+        new = shuffler(self._seed, "new object", name).choice(candidates)
+        pattern = shuffler(self._seed, "edit prompt", name).choice(self._seen)
+        others = [p for p in self._seen if p != pattern]
+        edit = Probe(ask(pattern, fact.subject), fact.object, new, "edit")
+        probes = [
+            *self._rephrasings(name, fact, new),
+            *self._neighbours(name, fact, new, pattern),
+            *self._same_subject(name, fact),
+            *self._reversals(name, fact, new),
+            *self._synonym_probes(name, fact, new),
+        ]
+        return Case(
+            id=name,
+            source=self._relation.name,
+            task="fact",
+            edit=edit,
+            seen=tuple(ask(p, fact.subject) for p in [pattern, *others]),
+            probes=tuple(probes),
+            essence=Query(f"{fact.subject} is a ", "", (0, len(fact.subject))),
+        )
+
+    def _new_objects(self, fact: Fact) -> list[str]:
+        """Objects the edit may write, in a fixed order.
+
+        Where the criteria need it they are narrowed: a one-to-one fact gets another one-to-one
+        object, so that the edited relation can be inverted; a field of work gets one whose
+        occupation is known.
+        """
+        relation = self._relation
+        own = relation.objects_of[fact.subject]
+        objects = sorted({other.object for other in relation.facts} - own)
+        if self._inverse is not None and fact.index in relation.one_to_one:
+            invertible = {self._of_index[i].object for i in relation.one_to_one}
+            return [obj for obj in objects if obj in invertible] or objects
+        if self._synonyms:
+            return [obj for obj in objects if obj in self._synonyms] or objects
+        return objects
+
+    def _rephrasings(self, name: str, fact: Fact, new: str) -> list[Probe]:
+        patterns = list(self._held_out)
+        shuffler(self._seed, "rephrasings", name).shuffle(patterns)
+        return [
+            Probe(ask(p, fact.subject), fact.object, new, "rephrase")
+            for p in patterns[: self._options.rephrasings]
+        ]
+
+    def _neighbours(self, name: str, fact: Fact, new: str, pattern: str) -> list[Probe]:
+        """Other subjects under the edit's own phrasing."""
+        draw = shuffler(self._seed, "neighbours", name)
+        found: dict[str, Probe] = {}
+        # A neighbour whose answer is already `new` could not show damage.
+        taken = {fact.object, new}
+        for other in draw.sample(self._facts, len(self._facts)):
+            if len(found) == self._options.neighbours:
+                break
+            if other.subject == fact.subject or other.object in taken or other.subject in found:
+                continue
+            query = ask(pattern, other.subject)
+            found[other.subject] = Probe(
+                query, other.object, other.object, "neighbour", SAME_RELATION
+            )
+        return list(found.values())
+
+    def _same_subject(self, name: str, fact: Fact) -> list[Probe]:
+        """The same subject under other relations, except those the edit should carry over to."""
+        related = {self._relation.name, INVERSES.get(self._relation.name, "")}
+        related |= {synonym.relation for synonym in self._synonyms.values()}
+        related |= {
+            other
+            for other, table in read_synonyms().items()
+            if any(synonym.relation == self._relation.name for synonym in table.values())
+        }
+        draw = shuffler(self._seed, "same subject", name)
+        probes = []
+        for other in self._library.values():
+            objects = other.objects_of.get(fact.subject, frozenset())
+            patterns = other.askable(self._kind)
+            if other.name in related or len(objects) != 1 or not patterns:
+                continue
+            (obj,) = objects
+            query = ask(draw.choice(patterns), fact.subject)
+            probes.append(Probe(query, obj, obj, "neighbour", SAME_SUBJECT))
+        draw.shuffle(probes)
+        return probes[: self._options.neighbours]
+
+    def _reversals(self, name: str, fact: Fact, new: str) -> list[Probe]:
+        """After s -> o*: does "o* r^-1" answer s, and does "o r^-1" still?"""
+        relation, inverse = self._relation, self._inverse
+        if inverse is None or fact.index not in relation.one_to_one:
+            return []
+        former = [self._of_index[i] for i in relation.one_to_one]
+        owner = next((other.subject for other in former if other.object == new), None)
+        patterns = inverse.askable(self._kind)
+        shuffler(self._seed, "reversals", name).shuffle(patterns)
+        probes = []
+        for pattern in patterns[: self._options.reversals]:
+            if owner is not None:
+                query = ask(pattern, new)
+                probes.append(Probe(query, owner, fact.subject, "reversal", REVERSED))
+            query = ask(pattern, fact.object)
+            probes.append(Probe(query, fact.subject, fact.subject, "reversal", RESIDUE))
+        return probes
+
+    def _synonym_probes(self, name: str, fact: Fact, new: str) -> list[Probe]:
+        """Does the new object's synonym follow under the synonym's relation?"""
+        old_word, new_word = self._synonyms.get(fact.object), self._synonyms.get(new)
+        if old_word is None or new_word is None or old_word.word == new_word.word:
+            return []
+        other = self._library.get(new_word.relation)
+        patterns = other.askable(self._kind) if other is not None else []
+        shuffler(self._seed, "synonyms", name).shuffle(patterns)
+        return [
+            Probe(ask(pattern, fact.subject), old_word.word, new_word.word, "synonym")
+            for pattern in patterns[: self._options.reversals]
+        ]
+
+
+def ask(pattern: str, subject: str) -> Query:
+    """The query that asks `pattern` for its object.
+
+    Args:
+        pattern: Text with one [X] and one [Y].
+        subject: What stands for [X].
+    """
+    before, after = pattern.split(_OBJECT)
+    if _SUBJECT in before:
+        start = before.index(_SUBJECT)
+        prefix, suffix = before.replace(_SUBJECT, subject), after
+    else:
+        start = len(before) + after.index(_SUBJECT)
+        prefix, suffix = before, after.replace(_SUBJECT, subject)
+    return Query(prefix, suffix, (start, start + len(subject)))
+
+
+def available_relations(source: Source) -> tuple[str, ...]:
+    """Names of the relations a source has facts and patterns for.
+
+    Raises:
+        ValueError: If a local folder has none.
+    """
+    if source.root is None:
+        return RELATIONS
+    names = {path.stem for path in (source.root / "facts").glob("P*.jsonl")}
+    names &= {path.stem for path in (source.root / "patterns").glob("P*.jsonl")}
+    if not names:
+        raise ValueError(
+            f"{source.root} has no relation; expected {source.root}/patterns/P36.jsonl, "
+            f"{source.root}/facts/P36.jsonl and so on"
+        )
+    return tuple(sorted(names, key=lambda name: int(re.sub(r"\D", "", name) or 0)))
+
+
+def read_relation(source: Source, name: str) -> Relation:
+    """Read one relation.
+
+    Raises:
+        ValueError: If a file is missing or malformed, or there is no pattern or fact.
+    """
+    paths = {part: _path(source, part, name) for part in ("patterns", "facts")}
+    patterns = [row["pattern"] for row in read_jsonl(paths["patterns"], ["pattern"])]
+    for number, pattern in enumerate(patterns, start=1):
+        if pattern.count(_SUBJECT) != 1 or pattern.count(_OBJECT) != 1:
+            raise ValueError(
+                f"{paths['patterns']}, entry {number}: a pattern has one [X] and one [Y], "
+                f"got {pattern!r}"
+            )
+    rows = read_jsonl(paths["facts"], ["sub_label", "obj_label"])
+    for part, found in (("patterns", patterns), ("facts", rows)):
+        if not found:
+            raise ValueError(f"relation {name} has no {part}: {paths[part]} is empty")
+    facts = tuple(Fact(i, row["sub_label"], row["obj_label"]) for i, row in enumerate(rows))
+    return Relation(name, tuple(dict.fromkeys(patterns)), facts)
+
+
+def read_synonyms() -> dict[str, dict[str, Synonym]]:
+    """Relation to object to synonym. The tables ship with the package and serve every source."""
+    folder = Path(str(resources.files("kn_sweeps.data") / "bundled" / "pararel" / "synonyms"))
+    return {
+        path.stem: {
+            row["object"]: Synonym(row["synonym"], row["relation"])
+            for row in read_jsonl(path, ["object", "synonym", "relation"])
+        }
+        for path in sorted(folder.glob("*.jsonl"))
+    }
+
+
+def _path(source: Source, part: str, name: str) -> Path:
+    if source.root is not None:
+        return source.root / part / f"{name}.jsonl"
+    return downloaded(f"{_RAW_FOLDERS[part]}/{name}.jsonl", f"pararel/{part}/{name}.jsonl")
+
+
+def _ends_with_object(pattern: str) -> bool:
+    before, after = pattern.split(_OBJECT)
+    return _SUBJECT in before and not re.search(r"\w", after)

@@ -1,0 +1,158 @@
+"""Where data files come from, and reading them with errors that name file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from kn_sweeps.caching import cache_directory
+
+SourceName = Literal["bundled", "hub", "local"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved source.
+
+    Attributes:
+        name: `bundled`, `hub` or `local`.
+        root: The folder that holds the files; None for the hub.
+    """
+
+    name: SourceName
+    root: Path | None
+
+    def fingerprint(self) -> str:
+        """Twelve hex digits of the names and contents of the files; `hub` for the hub."""
+        if self.root is None:
+            return "hub"
+        digest = hashlib.sha256()
+        for path in sorted(self.root.rglob("*.jsonl")):
+            digest.update(str(path.relative_to(self.root)).encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:12]
+
+
+def resolve_source(dataset: str, source: str, root: str | None) -> Source:
+    """Decide where a dataset is read from.
+
+    A root wins. Otherwise `bundled` is the package's own data, and official data (`hub`, `local`)
+    is read from `$KN_SWEEPS_DATA/<dataset>` where that is set.
+
+    Args:
+        dataset: `blimp` or `pararel`; the folder's name.
+        source: `bundled`, `hub` or `local`.
+        root: A folder with the official files, or None.
+
+    Raises:
+        ValueError: If the source is unknown or its folder does not exist.
+    """
+    if source not in get_args(SourceName):
+        raise ValueError(
+            f"dataset.source={source!r}; choose from {', '.join(get_args(SourceName))}"
+        )
+    if root is None and source == "bundled":
+        return Source("bundled", Path(str(resources.files("kn_sweeps.data") / "bundled" / dataset)))
+    named_by = "dataset.root"
+    if root is None and (parent := os.environ.get("KN_SWEEPS_DATA")):
+        root, named_by = str(Path(parent) / dataset), "KN_SWEEPS_DATA"
+    if root is None:
+        if source == "local":
+            raise ValueError(
+                "dataset.source=local needs dataset.root=DIR, or KN_SWEEPS_DATA=DIR with "
+                f"DIR/{dataset}"
+            )
+        return Source("hub", None)
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise ValueError(f"{named_by} names the folder {folder}, which does not exist")
+    return Source("local", folder)
+
+
+def read_jsonl(path: Path, required: Iterable[str]) -> list[dict[str, Any]]:
+    """Read one JSON object a line.
+
+    Args:
+        path: The file.
+        required: Keys every object must have.
+
+    Raises:
+        ValueError: If the file is missing or unreadable, or a line is malformed; file and line
+            are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
+        there = f"; the folder has {', '.join(near[:80])}" if near else ""
+        raise ValueError(f"missing data file {path}{there}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, got {line[:60]!r}")
+        missing = [key for key in required if key not in row]
+        if missing:
+            raise ValueError(
+                f"{path}, line {number}: no {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(map(repr, row))}"
+            )
+        rows.append(row)
+    return rows
+
+
+def check_names(wanted: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Refuse names that do not exist, with the nearest and all valid ones.
+
+    Raises:
+        ValueError: If one of `wanted` is not in `known`, or there is none.
+    """
+    if not wanted:
+        raise ValueError(f"no {what} chosen; null means all of {', '.join(known)}")
+    for name in wanted:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown {what} {name!r}{hint}; choose from {', '.join(known)}")
+
+
+def downloaded(url: str, name: str) -> Path:
+    """A cached copy of a raw file.
+
+    Raises:
+        ValueError: If it is not cached and cannot be fetched.
+    """
+    path = cache_directory("data") / name
+    if path.is_file():
+        return path
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            content = response.read()
+    except (urllib.error.URLError, OSError) as error:
+        raise ValueError(
+            f"could not fetch {url} ({error}). Download the official files elsewhere and name "
+            "their folder with dataset.root=DIR or KN_SWEEPS_DATA=DIR, or use "
+            "dataset.source=bundled"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).rename(path)
+    return path
