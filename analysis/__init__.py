@@ -1,0 +1,1 @@
+"""Reads finished runs and shows them; it never runs a model."""

@@ -1,0 +1,83 @@
+"""Localisation: how many neurons were found, how surely, and how alike the prompts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kn_sweeps.metrics.base import Estimate, Metric, Results
+
+
+def r_squared(scores: NDArray[np.floating[Any]]) -> float | None:
+    """How much of the prompts' attributions one common direction explains.
+
+    R1^2 = (sigma_1^2 - 1) / (n - 1), sigma_1 the top singular value of the scores with every row
+    scaled to length 1: 1 where all rows point one way or its opposite, 0 where all are orthogonal.
+
+    Args:
+        scores: Attributions, shape (prompts, layers * neurons). A row that has no direction
+            (all zero, or not finite) is left out.
+
+    Returns:
+        R1^2 in [0, 1]; None where fewer than two rows are left.
+
+    Source: Niu et al. 2024, the rank-1 measure of how alike the patterns are.
+    """
+    rows = np.asarray(scores, dtype=np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    usable = np.isfinite(lengths) & (lengths > 0)
+    n = int(usable.sum())
+    if n < 2:
+        return None
+    unit = rows[usable] / lengths[usable, None]
+    # sigma_1^2 is the top eigenvalue of the n x n Gram matrix, far smaller than n x neurons.
+    top = np.linalg.eigvalsh(unit @ unit.T)[-1]
+    return float(np.clip((top - 1) / (n - 1), 0, 1))
+
+
+def layer_histogram(located: Sequence[Mapping[str, Any]], layers: int) -> NDArray[np.int64]:
+    """Number of located neurons in each layer, over all edits; shape (layers,), layers from 0."""
+    found = [int(layer) for entry in located for layer, _ in entry["neurons"]]
+    if found and not 0 <= min(found) <= max(found) < layers:
+        raise ValueError(
+            f"neurons lie in layers {min(found)} to {max(found)}, but layers run "
+            f"from 0 to {layers - 1}"
+        )
+    return np.bincount(np.array(found, dtype=np.int64), minlength=layers).astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Localisation(Metric):
+    """`neurons`, `tau`, `completeness_residual` and `r_squared`."""
+
+    def __call__(self, results: Results) -> dict[str, Estimate]:
+        """Score what a run located; a method that locates nothing has no such numbers."""
+        return self._located(results.located) | self._alike(results.attributions)
+
+    def _located(self, located: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+        """Size of the neuron sets, the threshold p they were refined at, the worst residual."""
+        if not located:
+            return {}
+        edits = [entry["edit"] for entry in located]
+        sizes = [len(entry["neurons"]) for entry in located]
+        # None becomes NaN, which is not judged.
+        taus = np.array([entry["tau"] for entry in located], dtype=np.float64)
+        residuals = np.array([entry["completeness_residual"] for entry in located], np.float64)
+        residuals = residuals[np.isfinite(residuals)]
+        worst = float(residuals.max()) if len(residuals) else None
+        return {
+            "neurons": self._mean(sizes, edits),
+            "tau": self._mean(taus, edits),
+            "completeness_residual": Estimate(worst, None, None, len(residuals)),
+        }
+
+    def _alike(self, attributions: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, Estimate]:
+        """R1^2 of each source, averaged over the sources that have two prompts."""
+        if not attributions:
+            return {}
+        values = [r_squared(scores) for scores in attributions.values()]
+        return {"r_squared": self._mean(np.array(values, np.float64), list(attributions))}

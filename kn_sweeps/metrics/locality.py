@@ -1,0 +1,42 @@
+"""Locality: whether an edit leaves alone what it was not about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kn_sweeps.metrics.base import Estimate, Metric, Results
+
+
+def unchanged(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each row's answer is what it was before the edit, right or wrong.
+
+    For a fact, the greedy answer is the same; for syntax, the preferred form is.
+    """
+    same_answer = rows["pre_answer"] == rows["post_answer"]
+    same_preference = np.sign(rows["pre_margin"]) == np.sign(rows["post_margin"])
+    return np.where(rows["task"] == "syntax", same_preference, same_answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locality(Metric):
+    """`locality`, `locality_<group>` for each set of neighbours, and `locality_kl`.
+
+    It has no scorer: the answer is compared with the model's own, not with a target.
+    """
+
+    def __call__(self, results: Results) -> dict[str, Estimate]:
+        """Score the neighbours of a run."""
+        rows = results.of("neighbour")
+        if rows.empty:
+            return {}
+        same = unchanged(rows)
+        estimates = {"locality": self._mean(same, rows["edit"])}
+        for group in sorted(rows["group"].unique()):
+            of_group = np.where(rows["group"] == group, same, np.nan)
+            estimates[f"locality_{group}"] = self._mean(of_group, rows["edit"])
+        estimates["locality_kl"] = self._mean(rows["kl"], rows["edit"])
+        return estimates

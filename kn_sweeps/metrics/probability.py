@@ -1,0 +1,32 @@
+"""Probability: how far an edit moved the probability of the old answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kn_sweeps.metrics.base import Estimate, Metric, Results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probability(Metric):
+    """`probability_change`, (post - pre) / pre of P(old), and `log_probability_change`, in nats.
+
+    A relative change is bounded by -1 below and by nothing above, so a few probes that began
+    near zero can carry its mean; the log change has no such tail.
+    """
+
+    def __call__(self, results: Results) -> dict[str, Estimate]:
+        """Score the edit probes of a run."""
+        rows = results.of("edit")
+        if rows.empty:
+            return {}
+        change = (rows["post_log_prob_old"] - rows["pre_log_prob_old"]).to_numpy(np.float64)
+        # From the logs: P itself underflows to 0 for long targets, and 0 / 0 is no change at all.
+        with np.errstate(over="ignore"):
+            relative = np.expm1(change)
+        return {
+            "probability_change": self._mean(relative, rows["edit"]),
+            "log_probability_change": self._mean(change, rows["edit"]),
+        }
