@@ -1,0 +1,193 @@
+"""The schema of a run's config, and how a composed config becomes typed objects.
+
+A mapping with `_target_` names a dataclass; its other keys are that dataclass's fields. Every
+value is checked against the field's type, so a wrong key or value is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, get_type_hints
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from kn_sweeps.data.base import Dataset
+from kn_sweeps.methods.base import Method
+from kn_sweeps.metrics.base import Metric
+from kn_sweeps.models.loading import DType, Model
+from kn_sweeps.tracking import Tracker
+
+SCHEMA_VERSION = 1
+"""Part of every run id: raise it when the same config gives other rows than before."""
+
+_CANNOT_CHANGE_ROWS = ("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run.
+
+    Attributes:
+        model: Which language model.
+        dataset: Where the cases come from.
+        method: How edits are planned.
+        metric: What is computed from the rows, by name.
+        tracker: Where results are reported besides the run directory.
+        seed: All randomness comes from it.
+        device: `auto` takes CUDA where there is one.
+        dtype: Of the weights.
+        limit: Cases per relation or paradigm; null for all.
+        batch_size: Rows in one forward pass when scoring.
+        shard: I/N runs every N-th case, starting with the I-th (from 0).
+        sweep: Name of the folder under `results_dir`, and the W&B group.
+        rerun: Run again even if the results are there.
+        results_dir: Where run directories go.
+    """
+
+    model: Model
+    dataset: Dataset
+    method: Method
+    metric: dict[str, Metric]
+    tracker: Tracker
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: DType = "float32"
+    limit: int | None = 10
+    batch_size: int = 64
+    shard: str = "0/1"
+    sweep: str = "default"
+    rerun: bool = False
+    results_dir: str = "results"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, or null for all cases; got {self.limit}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not self.metric:
+            raise ValueError("metric must name at least one metric, e.g. metric=[reliability]")
+        self.shard_of()
+
+    def shard_of(self) -> tuple[int, int]:
+        """The shard as (index, count).
+
+        Raises:
+            ValueError: If it is not I/N with 0 <= I < N.
+        """
+        try:
+            index, count = (int(part) for part in self.shard.split("/"))
+        except ValueError:
+            index, count = 0, 0
+        if not 0 <= index < count:
+            raise ValueError(f"shard must be I/N with 0 <= I < N, e.g. 0/4; got {self.shard!r}")
+        return index, count
+
+    def torch_device(self) -> torch.device:
+        """The device to run on.
+
+        Raises:
+            ValueError: If CUDA is asked for and absent.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+
+def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -> Any:
+    """Make the dataclass a config node describes.
+
+    Args:
+        node: A resolved mapping.
+        cls: The dataclass; None to read it from `_target_`.
+        at: The node's place in the config, for messages.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a value does not fit, with the choices.
+    """
+    values = dict(node)
+    target = values.pop("_target_", None)
+    if target is not None:
+        cls = _find_class(target, at)
+    assert cls is not None
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in values:
+        if key not in fields:
+            near = get_close_matches(key, fields, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown key {_join(at, key)}{hint}; choose from {', '.join(fields)}")
+    hints = get_type_hints(cls)
+    made = {key: _convert(value, hints[key], _join(at, key)) for key, value in values.items()}
+    try:
+        return cls(**made)
+    except TypeError as error:
+        missing = [
+            _join(at, name)
+            for name, field in fields.items()
+            if name not in made
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ]
+        if not missing:
+            raise
+        raise ValueError(f"missing {', '.join(missing)}") from error
+    except ValueError as error:
+        raise ValueError(f"{at}: {error}" if at else str(error)) from error
+
+
+def run_id(config: Mapping[str, Any], data_fingerprint: str) -> str:
+    """Twelve hex digits of everything that can change a run's rows.
+
+    Args:
+        config: The resolved config.
+        data_fingerprint: Hash of the data files; it stands for the folder they are in.
+    """
+    kept = {key: value for key, value in config.items() if key not in _CANNOT_CHANGE_ROWS}
+    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "source")}
+    text = json.dumps([SCHEMA_VERSION, kept, data_fingerprint], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _convert(value: Any, hint: Any, at: str) -> Any:
+    """Check one value against its field's type."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, None, at)
+        if dataclasses.is_dataclass(hint):
+            return build(value, hint if isinstance(hint, type) else None, at)
+        value = {
+            k: build(v, None, _join(at, k)) if isinstance(v, Mapping) and "_target_" in v else v
+            for k, v in value.items()
+        }
+    adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        found = error.errors()[0]
+        raise ValueError(f"{at}={value!r}: {found['msg']}") from None
+
+
+def _find_class(target: str, at: str) -> type[Any]:
+    module, _, name = str(target).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{_join(at, '_target_')}={target!r} cannot be imported: {error}"
+        ) from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ValueError(f"{_join(at, '_target_')}={target!r} is not a dataclass")
+    return cls
+
+
+def _join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key

@@ -1,0 +1,236 @@
+"""One run: config in, rows on disk out.
+
+Read this page first. A run loads a model and cases, lets the method plan edits for a chunk of
+cases at a time, asks every probe before and after, saves the chunk, and when all are there
+computes metrics and writes the summary that marks it as done. A run that was cut off continues
+at its first chunk without rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from kn_sweeps.cases import Case
+from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
+from kn_sweeps.evaluate import evaluate, scorable
+from kn_sweeps.methods.base import Method
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.provenance import Stages, environment
+from kn_sweeps.store import RunDirectory, write_atomically, write_json
+from kn_sweeps.tracking import Report
+
+CHUNK = 16
+"""Cases saved together; groups that share an edit are never split."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its directory, its summary and whether anything was computed."""
+
+    directory: Path
+    summary: Mapping[str, Any]
+    computed: bool
+
+
+def run(config: Mapping[str, Any]) -> Outcome:
+    """Do one run, or what is left of it.
+
+    Args:
+        config: The resolved config: nested mappings with the fields of `RunConfig`.
+
+    Raises:
+        ValueError: If the config, the data or the model is not as it should be; the message says
+            what was expected.
+    """
+    settings: RunConfig = build(config, RunConfig)
+    fingerprint = settings.dataset.fingerprint()
+    identity = run_id(config, fingerprint)
+    directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
+    with directory.opened(), _logged_to(directory.path / "run.log"):
+        if settings.rerun:
+            directory.clear()
+        if directory.done():
+            return _rescored(settings, config, directory)
+        log.info("run %s: %s", identity, _headline(config))
+        _write_config(directory.path / "config.yaml", config)
+        with settings.tracker.open(
+            identity, settings.sweep, config, directory.path.parent
+        ) as report:
+            summary = _compute(settings, config, directory, identity, fingerprint, report)
+            report.results(summary, directory.rows())
+        return Outcome(directory.path, summary, computed=True)
+
+
+def _compute(
+    settings: RunConfig,
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    identity: str,
+    fingerprint: str,
+    report: Report,
+) -> dict[str, Any]:
+    stages = Stages()
+    with stages.stage("load model"):
+        lm = settings.model.load(settings.torch_device(), settings.dtype)
+        lm.batch_size = settings.batch_size
+    with stages.stage("load cases"):
+        cases, source = _cases(settings, lm)
+    chunks = list(chunked(settings.method, cases))
+    bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
+    with bar, stages.stage("edit and evaluate"):
+        for number, chunk in enumerate(chunks):
+            if not directory.has_chunk(number):
+                plan = settings.method.plan(lm, chunk, settings.seed)
+                rows = evaluate(lm, chunk, plan, settings.method.intent)
+                directory.add_chunk(number, rows, plan)
+            bar.update(len(chunk))
+            report.progress(int(bar.n), len(cases))
+    with stages.stage("metrics"):
+        directory.join_chunks(len(chunks))
+        metrics = _metrics(settings, directory)
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": identity,
+        "sweep": settings.sweep,
+        "model": settings.model.label,
+        "source": source,
+        "dataset": module_name(config["dataset"]),
+        "method": module_name(config["method"]),
+        "intent": settings.method.intent,
+        "seed": settings.seed,
+        "shard": settings.shard,
+        "cases": len(cases),
+        "metric_config": metric_hash(config),
+        "metrics": metrics,
+    }
+    provenance = {
+        **environment(),
+        "model_revision": lm.revision,
+        "data_source": source,
+        "data_fingerprint": fingerprint,
+        "seed": settings.seed,
+        "device": str(lm.device),
+        "dtype": settings.dtype,
+        "stages": stages.records,
+    }
+    write_json(directory.path / "provenance.json", provenance)
+    directory.finish(summary)
+    log.info("done: %s", directory.path)
+    return summary
+
+
+def chunked(method: Method, cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Cut cases into chunks of about `CHUNK`, keeping those that share an edit together.
+
+    The chunks depend on the config only, so a continued run makes the same ones.
+    """
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(method.group(case), []).append(case)
+    chunk: list[Case] = []
+    for group in groups.values():
+        chunk += group
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def module_name(node: Mapping[str, Any]) -> str:
+    """The short name of a config node: its class's module, which its YAML file shares."""
+    return str(node["_target_"]).split(".")[-2]
+
+
+def metric_hash(config: Mapping[str, Any]) -> str:
+    """Identifies what is computed from the rows."""
+    text = json.dumps(config["metric"], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
+    """This shard's cases, with what was left out in the log."""
+    kind: LMKind = lm.kind
+    loaded = settings.dataset.load(
+        kind, seed=settings.seed, limit=settings.limit, editable=settings.method.changes
+    )
+    for report in loaded.left_out:
+        log.info("%s", report)
+    index, count = settings.shard_of()
+    # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
+    groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
+    own = [c for c in loaded.cases if groups[settings.method.group(c)] % count == index]
+    cases, unscorable = scorable(lm, own)
+    for reason, messages in unscorable.items():
+        log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
+    if not cases:
+        reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
+        raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
+    return cases, loaded.source
+
+
+def _metrics(settings: RunConfig, directory: RunDirectory) -> dict[str, Any]:
+    scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
+    results = Results(directory.rows(), directory.located(), scores)
+    return {
+        name: asdict(estimate)
+        for metric in settings.metric.values()
+        for name, estimate in metric(results).items()
+    }
+
+
+def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:
+    """A finished run; its metrics are computed again only if other ones are asked for."""
+    summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
+    if summary["metric_config"] == metric_hash(config):
+        log.info("already done: %s", directory.path)
+        return Outcome(directory.path, summary, computed=False)
+    log.info("already done, scored again with other metrics: %s", directory.path)
+    summary |= {"metrics": _metrics(settings, directory), "metric_config": metric_hash(config)}
+    directory.finish(summary)
+    return Outcome(directory.path, summary, computed=False)
+
+
+def _headline(config: Mapping[str, Any]) -> str:
+    return " ".join(
+        [config["model"]["label"], module_name(config["dataset"]), module_name(config["method"])]
+    )
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(config), sort_keys=False)
+    write_atomically(path, lambda at: at.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Append the package's log to a file, with the traceback of what ends the block."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package = logging.getLogger("kn_sweeps")
+    package.addHandler(handler)
+    try:
+        yield
+    except BaseException:
+        # To the file only: the console gets one message from whoever called.
+        error = sys.exc_info()
+        handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "ended early", (), error))
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()

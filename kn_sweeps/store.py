@@ -1,0 +1,167 @@
+"""The run directory: rows as they come, one marker when done, nothing half-written.
+
+    results/<sweep>/<run id>/
+        config.yaml  provenance.json  run.log
+        parts/       finished chunks of cases, while the run is under way
+        rows.parquet  neurons.json  attributions.safetensors
+        summary.json  written last: it marks the run as done
+
+Every file appears by rename, so it is whole or absent. A chunk's rows are written after what
+belongs to them: a chunk with rows is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from kn_sweeps.methods.base import Plan
+
+Record = dict[str, Any]
+
+
+class RunDirectory:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the directory; it is created by `opened`."""
+        self.path = path
+        self._parts = path / "parts"
+
+    @property
+    def summary_path(self) -> Path:
+        """The file that marks the run as done."""
+        return self.path / "summary.json"
+
+    def done(self) -> bool:
+        """Whether the run is finished."""
+        return self.summary_path.is_file()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Create the directory and hold it for this process.
+
+        Raises:
+            ValueError: If another process works on the same run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"another process is working on run {self.path.name} ({self.path})"
+                ) from None
+            yield
+
+    def clear(self) -> None:
+        """Forget earlier results, the marker first."""
+        self.summary_path.unlink(missing_ok=True)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        for name in ("rows.parquet", "neurons.json", "attributions.safetensors"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def has_chunk(self, chunk: int) -> bool:
+        """Whether a chunk of cases is finished."""
+        return self._part(chunk, "parquet").is_file()
+
+    def add_chunk(self, chunk: int, rows: Sequence[Record], plan: Plan) -> None:
+        """Save a finished chunk."""
+        self._parts.mkdir(exist_ok=True)
+        write_json(self._part(chunk, "json"), [asdict(found) for found in plan.located])
+        tensors = {source: rows.contiguous() for source, rows in plan.attributions.items()}
+        write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(tensors, p))
+        frame = pd.DataFrame.from_records(list(rows))
+        write_atomically(self._part(chunk, "parquet"), lambda p: frame.to_parquet(p, index=False))
+
+    def join_chunks(self, chunks: int) -> None:
+        """Make the final files of all chunks; the parts stay until `finish`."""
+        frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
+        rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        located = [
+            found
+            for i in range(chunks)
+            for found in json.loads(self._part(i, "json").read_text(encoding="utf-8"))
+        ]
+        tensors: dict[str, list[torch.Tensor]] = {}
+        for i in range(chunks):
+            for source, scores in load_file(self._part(i, "safetensors")).items():
+                tensors.setdefault(source, []).append(scores)
+        joined = {source: torch.cat(scores) for source, scores in tensors.items()}
+        write_json(self.path / "neurons.json", located)
+        write_atomically(
+            self.path / "attributions.safetensors", lambda path: save_file(joined, path)
+        )
+        write_atomically(
+            self.path / "rows.parquet", lambda path: rows.to_parquet(path, index=False)
+        )
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as done."""
+        write_json(self.summary_path, summary)
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+    def rows(self) -> pd.DataFrame:
+        """All rows of a run whose chunks are joined."""
+        return pd.read_parquet(self.path / "rows.parquet")
+
+    def located(self) -> list[Record]:
+        """What was located, an edit."""
+        found: list[Record] = json.loads((self.path / "neurons.json").read_text(encoding="utf-8"))
+        return found
+
+    def attributions(self) -> dict[str, torch.Tensor]:
+        """Neuron scores of every located prompt, by source."""
+        return load_file(self.path / "attributions.safetensors")
+
+    def _part(self, chunk: int, suffix: str) -> Path:
+        return self._parts / f"{chunk:06d}.{suffix}"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then rename it: `path` is whole or untouched.
+
+    Raises:
+        OSError: If it cannot be written, a full disk among the reasons; the file is named.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically; NaN, which JSON does not have, becomes null."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, lambda at: at.write_text(text + "\n", encoding="utf-8"))
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
