@@ -81,4 +81,5 @@ def explain(error: BaseException) -> str:
         near = get_close_matches(str(key), keys, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"unknown key {cause.full_key or key}{hint}; choose from {', '.join(keys)}"  # type: ignore[union-attr]
-    return message
+    # Hydra lists the choices and then where it searched, which is always conf/.
+    return message.split("\nConfig search path:")[0]

@@ -72,8 +72,6 @@ class RunConfig:
             raise ValueError(f"limit must be at least 1, or null for all cases; got {self.limit}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not self.metric:
-            raise ValueError("metric must name at least one metric, e.g. metric=[reliability]")
         self.shard_of()
 
     def shard_of(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from kn_sweeps.cases import Case
+from kn_sweeps.cases import Case, LeftOut
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.evaluate import evaluate, scorable
 from kn_sweeps.methods.base import Method
@@ -170,7 +171,8 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
         kind, seed=settings.seed, limit=settings.limit, editable=settings.method.changes
     )
     for report in loaded.left_out:
-        log.info("%s", report)
+        log.debug("%s", report)
+    log.info("%s", _in_total(loaded.left_out))
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
@@ -182,6 +184,18 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
         reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
         raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
     return cases, loaded.source
+
+
+def _in_total(reports: Sequence[LeftOut]) -> str:
+    """One line for all relations or paradigms; run.log has one for each."""
+    reasons: Counter[str] = Counter()
+    for report in reports:
+        reasons.update(report.reasons)
+    used = sum(report.used > 0 for report in reports)
+    total = LeftOut(
+        f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
+    )
+    return str(total)
 
 
 def _metrics(settings: RunConfig, directory: RunDirectory) -> dict[str, Any]:

@@ -205,12 +205,14 @@ class _CaseMaker:
             task="syntax",
             edit=_probe(pair, "edit"),
             seen=tuple(other.query for other in seen),
-            probes=(*self._rephrasings(pair), *self._neighbours(name, pair), sentence),
+            probes=(*self._rephrasings(pair, seen), *self._neighbours(name, pair), sentence),
         )
 
-    def _rephrasings(self, pair: Pair) -> list[Probe]:
+    def _rephrasings(self, pair: Pair, seen: list[Pair]) -> list[Probe]:
         same = self._same_change.get((pair.paradigm, pair.trigger, pair.old, pair.new), [])
-        others = [other for other in same if other.index != pair.index]
+        # Two sentences may differ only where a causal LM does not read: one prompt, not two.
+        read = {self._read(other) for other in (pair, *seen)}
+        others = [other for other in same if self._read(other) not in read]
         return [_probe(other, "rephrase") for other in others[: self._options.rephrasings]]
 
     def _neighbours(self, name: str, pair: Pair) -> list[Probe]:
@@ -227,6 +229,10 @@ class _CaseMaker:
             drawn = draw.sample(pool, min(self._options.neighbours, len(pool)))
             probes += [_probe(other, "neighbour", label) for other in drawn]
         return probes
+
+    def _read(self, pair: Pair) -> tuple[str, str]:
+        """What the LM reads of a pair's sentence."""
+        return (pair.prefix, pair.suffix if self._kind == "masked" else "")
 
     def _of_other_terms(self, term: str) -> list[Pair]:
         if term not in self._far:

@@ -74,8 +74,14 @@ class Relation:
         return {subject: frozenset(objects) for subject, objects in found.items()}
 
     def askable(self, kind: LMKind) -> list[str]:
-        """Patterns that ask for the object: for a causal LM, those that end with it."""
-        return [p for p in self.patterns if kind == "masked" or _ends_with_object(p)]
+        """Patterns that ask for the object: for a causal LM, those that end with it.
+
+        Of patterns that differ only in what is not read, or in blanks, one is kept.
+        """
+        if kind == "masked":
+            return list({re.sub(r"\s", "", pattern): pattern for pattern in self.patterns}.values())
+        ending = [pattern for pattern in self.patterns if _ends_with_object(pattern)]
+        return list({pattern.split(_OBJECT)[0]: pattern for pattern in ending}.values())
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class Rome:
             total = loss(delta) + self.weight_decay * delta.norm() / size**2
             if not torch.isfinite(total):
                 raise ValueError(
-                    f"case {case.id}: ROME's loss became {float(total)} at step {step}"
+                    f"case {case.id}: ROME's loss became {total.item()} at step {step}"
                 )
             if total < _ENOUGH or step == self.steps - 1:
                 break

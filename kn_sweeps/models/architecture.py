@@ -139,7 +139,7 @@ class Architecture:
         embedding = self.embeddings.weight
         assert isinstance(embedding, Tensor)
         self.d_model = int(embedding.shape[1])
-        self.d_ff = int(self._neurons_first(0).shape[0])
+        self.d_ff = _mlp_width(model)
         self._check_projections()
         self._check_head()
 
@@ -196,10 +196,20 @@ class Architecture:
     def _check_head(self) -> None:
         ids = torch.arange(4, device=self._model.device)[None] % self._model.config.vocab_size
         with torch.inference_mode():
-            whole = self._model(input_ids=ids).logits
-            parts = self.head(self.base(input_ids=ids).last_hidden_state)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            whole = self._model(**inputs).logits
+            parts = self.head(self.base(**inputs).last_hidden_state)
         if not torch.allclose(whole, parts, atol=1e-3, rtol=1e-3):
             raise ValueError(
                 f"{self.model_type}: the head of FAMILIES does not give the model's own logits "
                 f"(largest difference {(whole - parts).abs().max().item():.3g})"
             )
+
+
+def _mlp_width(model: PreTrainedModel) -> int:
+    """Neurons in a layer, as the config says: families name it differently or leave it out."""
+    for name in ("intermediate_size", "hidden_dim", "n_inner"):
+        width = getattr(model.config, name, None)
+        if width is not None:
+            return int(width)
+    return 4 * int(model.config.hidden_size)

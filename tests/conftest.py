@@ -1,0 +1,151 @@
+"""Random models of every family with one small tokenizer, and the tiny models that ship."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedTokenizerFast,
+)
+
+from kn_sweeps.models.architecture import FAMILIES
+from kn_sweeps.models.language_model import LanguageModel
+
+WORDS = (
+    *("The", "capital", "of", "is", "in", "city", "France", "Italy", "India", "Peru", "Paris"),
+    *("Rome", "New", "Delhi", "Lima", "a", "b", "c", "d", "this", "that", "these", "those"),
+    *("cat", "cats", "dog", "dogs", "sees", "see", "Ann", "Bob", ".", ",", "'s"),
+)
+SPECIAL = ["[PAD]", "[UNK]", "[BOS]", "[SEP]", "[MASK]"]
+
+_SIZES = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+_GPT_NAMES = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}
+_NAMES = {
+    "gpt2": _GPT_NAMES,
+    "gptj": _GPT_NAMES,
+    "distilbert": {
+        "hidden_size": "dim",
+        "intermediate_size": "hidden_dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+    },
+}
+
+
+def word_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    around = "[BOS] $A [SEP]" if kind == "masked" else "[BOS] $A"
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=around, special_tokens=[("[BOS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]"}
+    if kind == "masked":
+        names |= {"mask_token": "[MASK]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+@cache
+def random_lm(model_type: str) -> LanguageModel:
+    """A random model of a family, in double precision, always the same."""
+    torch.manual_seed(0)
+    names = _NAMES.get(model_type, {})
+    sizes = {names.get(key, key): value for key, value in _SIZES.items()}
+    extra = {"rotary_dim": 4} if model_type == "gptj" else {}
+    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
+        extra |= {"num_key_value_heads": 1}
+    config = CONFIG_MAPPING[model_type](
+        vocab_size=len(SPECIAL) + len(WORDS),
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        tie_word_embeddings=False,
+        **sizes,
+        **extra,
+    )
+    auto = AutoModelForMaskedLM if FAMILIES[model_type].kind == "masked" else AutoModelForCausalLM
+    model = auto.from_config(config)
+    # Larger than the library's initial weights, so that neurons matter and ties do not happen.
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    tokenizer = word_tokenizer(FAMILIES[model_type].kind)
+    return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def any_lm(request: pytest.FixtureRequest) -> LanguageModel:
+    """Every family in turn."""
+    return random_lm(request.param)
+
+
+@pytest.fixture(params=["bert", "gpt2", "llama"])
+def some_lm(request: pytest.FixtureRequest) -> LanguageModel:
+    """One masked family and two causal ones with either orientation of weights."""
+    return random_lm(request.param)
+
+
+@pytest.fixture
+def lm_of() -> Callable[[str], LanguageModel]:
+    """A random model by family."""
+    return random_lm
+
+
+@pytest.fixture(scope="session")
+def official_data() -> Path:
+    """The folder with official BLiMP and ParaRel files."""
+    folder = os.environ.get("KN_SWEEPS_DATA")
+    if not folder:
+        pytest.skip("KN_SWEEPS_DATA does not name the official BLiMP and ParaRel files")
+    return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not depend on the caller's data folder, unless they ask for it."""
+    if "official_data" not in request.fixturenames:
+        monkeypatch.delenv("KN_SWEEPS_DATA", raising=False)
+
+
+@pytest.fixture
+def weights_kept() -> Iterator[Callable[[LanguageModel], None]]:
+    """Register models whose weights and hooks must be as before when the test ends."""
+    before: list[tuple[LanguageModel, dict[str, torch.Tensor]]] = []
+
+    def watch(lm: LanguageModel) -> None:
+        before.append((lm, {k: v.clone() for k, v in lm.model.state_dict().items()}))
+
+    yield watch
+    for lm, state in before:
+        assert all(torch.equal(v, state[k]) for k, v in lm.model.state_dict().items())
+        for module in lm.model.modules():
+            assert not module._forward_hooks
+            assert not module._forward_pre_hooks

@@ -1,0 +1,217 @@
+"""Minimal pairs: regions, validity, splits, and errors that name file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kn_sweeps.cases import Query
+from kn_sweeps.data.blimp import Blimp, available_paradigms, read_paradigm
+from kn_sweeps.data.sources import Source, resolve_source
+
+BUNDLED = resolve_source("blimp", "bundled", None)
+
+
+def _row(good: str, bad: str, **more: object) -> dict[str, object]:
+    return {
+        "sentence_good": good,
+        "sentence_bad": bad,
+        "linguistics_term": "agreement",
+        "UID": "made_up",
+        "simple_LM_method": True,
+        "one_prefix_method": True,
+        "two_prefix_method": False,
+    } | more
+
+
+def _write(folder: Path, rows: list[dict[str, object]], name: str = "made_up") -> Path:
+    (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "expected"),
+    [
+        ("Ann sees this cat.", "Ann sees this cats.", ("Ann sees this ", "cat", "cats", ".")),
+        ("Dogs haven't run.", "Dogs hasn't run.", ("Dogs ", "haven't", "hasn't", " run.")),
+        ("This cat ran.", "These cat ran.", ("", "This", "These", " cat ran.")),
+        ("A big red dog ran.", "A red big dog ran.", ("A ", "big red", "red big", " dog ran.")),
+        ("Ann did not go.", "Ann did go.", ("Ann did ", "not", "", " go.")),
+        ("Ann ran ran.", "Ann ran.", ("Ann ran ", "ran", "", ".")),
+    ],
+)
+def test_the_critical_region_is_where_the_words_differ(
+    tmp_path: Path, good: str, bad: str, expected: tuple[str, ...]
+) -> None:
+    root = _write(tmp_path, [_row(good, bad)])
+    (pair,) = read_paradigm(Source("local", root), "made_up")
+    assert (pair.prefix, pair.old, pair.new, pair.suffix) == expected
+    assert pair.prefix + pair.old + pair.suffix == good
+
+
+def test_every_bundled_paradigm_makes_cases_for_a_masked_lm() -> None:
+    loaded = Blimp().load("masked", seed=0, limit=3, editable=True)
+    assert {case.source for case in loaded.cases} == set(available_paradigms(BUNDLED))
+    for case in loaded.cases:
+        assert case.edit is not None
+        assert case.edit.query.subject_text
+        assert case.edit.old != case.edit.new
+
+
+def test_a_causal_lm_gets_the_paradigms_whose_trigger_comes_first() -> None:
+    loaded = Blimp().load("causal", seed=0, limit=1, editable=True)
+    left_out = {report.source for report in loaded.left_out if not report.used}
+    assert "determiner_noun_agreement_2" in left_out
+    assert {case.source for case in loaded.cases} == set(available_paradigms(BUNDLED)) - left_out
+    for case in loaded.cases:
+        assert case.edit is not None
+        assert case.edit.query.subject is not None
+        assert case.edit.query.subject[1] <= len(case.edit.query.prefix)
+
+
+def test_an_invalid_paradigm_is_refused_with_the_valid_ones() -> None:
+    chosen = Blimp(paradigms=("determiner_noun_agreement_2",))
+    with pytest.raises(ValueError, match="no causal LM can be edited on determiner_noun") as caught:
+        chosen.load("causal", seed=0, limit=1, editable=True)
+    assert "Choose from anaphor_gender_agreement" in str(caught.value)
+    assert "method=none" in str(caught.value)
+    loaded = chosen.load("causal", seed=0, limit=5, editable=False)
+    assert all(case.edit is None for case in loaded.cases)
+    assert [p.kind for case in loaded.cases for p in case.probes] == ["sentence"] * 5
+    assert chosen.load("masked", seed=0, limit=1, editable=True).cases
+
+
+def test_a_typo_names_the_nearest_and_all_paradigms() -> None:
+    with pytest.raises(ValueError, match=r"did you mean anaphor_gender_agreement\?.*choose from"):
+        Blimp(paradigms=("anaphor_gender",)).load("causal", seed=0, limit=1, editable=True)
+
+
+def test_no_prompt_an_edit_is_made_from_judges_its_generality() -> None:
+    for kind in ("causal", "masked"):
+        for case in Blimp().load(kind, seed=0, limit=None, editable=True).cases:
+            assert case.edit is not None
+            queries = [case.edit.query, *case.seen]
+            seen = {(q.prefix, q.suffix if kind == "masked" else "") for q in queries}
+            judging = {p.query for p in case.probes if p.kind == "rephrase"}
+            assert not seen & {(q.prefix, q.suffix if kind == "masked" else "") for q in judging}
+
+
+def test_every_pair_is_used_held_out_or_left_out_for_a_reason() -> None:
+    loaded = Blimp().load("masked", seed=0, limit=None, editable=True)
+    used = sum(report.used for report in loaded.left_out)
+    held = sum(sum(report.reasons.values()) for report in loaded.left_out)
+    assert used + held == 200 * len(available_paradigms(BUNDLED))
+
+
+def test_rephrasings_keep_trigger_and_forms_and_neighbours_do_not() -> None:
+    loaded = Blimp().load("causal", seed=0, limit=20, editable=True)
+    rephrased = 0
+    for case in loaded.cases:
+        edit = case.edit
+        assert edit is not None
+        trigger = edit.query.subject_text.lower()
+        for probe in case.probes:
+            if probe.kind == "rephrase":
+                rephrased += 1
+                assert (probe.old, probe.new) == (edit.old, edit.new)
+                assert probe.query.subject_text.lower() == trigger
+                assert probe.query != edit.query
+            elif probe.group == "same_paradigm":
+                assert not {probe.old, probe.new} & {edit.old, edit.new}
+        assert {p.group for p in case.probes if p.kind == "neighbour"} >= {"other_phenomenon"}
+    assert rephrased > len(loaded.cases)
+
+
+def test_one_paradigm_alone_borrows_neighbours_of_another_phenomenon() -> None:
+    only = Blimp(paradigms=("anaphor_gender_agreement",))
+    loaded = only.load("causal", seed=0, limit=2, editable=True)
+    for case in loaded.cases:
+        assert sum(p.group == "other_phenomenon" for p in case.probes) == 4
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    first = Blimp().load("masked", seed=0, limit=5, editable=True)
+    assert Blimp().load("masked", seed=0, limit=5, editable=True) == first
+    assert Blimp().load("masked", seed=1, limit=5, editable=True).cases != first.cases
+    longer = Blimp().load("masked", seed=0, limit=6, editable=True)
+    assert set(first.cases) < set(longer.cases)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"sentence_good": "a"}\n', r"made_up.jsonl, line 1: no 'sentence_bad'"),
+        ("\n{broken\n", r"made_up.jsonl, line 2: not JSON"),
+        ("[1, 2]\n", r"made_up.jsonl, line 1: expected an object"),
+        ("", "paradigm made_up has no pairs"),
+    ],
+)
+def test_malformed_files_are_named_with_their_line(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "made_up.jsonl").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Blimp(root=str(tmp_path)).load("causal", seed=0, limit=None, editable=True)
+
+
+def test_missing_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="dataset.root names the folder .*nowhere, which does not"):
+        resolve_source("blimp", "hub", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("KN_SWEEPS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="KN_SWEEPS_DATA names the folder .*blimp"):
+        resolve_source("blimp", "hub", None)
+    (tmp_path / "blimp").mkdir()
+    with pytest.raises(ValueError, match="has no paradigm"):
+        available_paradigms(resolve_source("blimp", "hub", None))
+    assert resolve_source("blimp", "bundled", None).name == "bundled"
+    monkeypatch.delenv("KN_SWEEPS_DATA")
+    with pytest.raises(ValueError, match="dataset.source=local needs dataset.root=DIR"):
+        resolve_source("blimp", "local", None)
+    with pytest.raises(ValueError, match="choose from bundled, hub, local"):
+        resolve_source("blimp", "web", None)
+
+
+def test_the_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> None:
+    rows = [_row("Ann sees this cat.", "Ann sees this cats.")]
+    prints = []
+    for name, extra in (("a", []), ("b", []), ("c", rows)):
+        (tmp_path / name).mkdir()
+        root = _write(tmp_path / name, rows + extra)
+        prints.append(Blimp(root=str(root)).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.official_data
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_all_official_paradigms_load_and_every_pair_is_accounted_for(
+    official_data: Path, kind: str
+) -> None:
+    data = Blimp(root=str(official_data / "blimp"))
+    loaded = data.load(kind, seed=0, limit=10, editable=True)  # type: ignore[arg-type]
+    assert len(loaded.left_out) == 67
+    assert sum(r.used + sum(r.reasons.values()) for r in loaded.left_out) == 67_000
+    if kind == "causal":
+        assert sum(report.used > 0 for report in loaded.left_out) == 20
+
+
+@pytest.mark.official_data
+def test_official_triggers_are_the_agreeing_words(official_data: Path) -> None:
+    source = Source("local", official_data / "blimp")
+
+    def triggers(name: str) -> list[str]:
+        return [pair.trigger for pair in read_paradigm(source, name)]
+
+    demonstratives = {"this", "that", "these", "those"}
+    for name in ("determiner_noun_agreement_1", "determiner_noun_agreement_with_adjective_1"):
+        assert set(triggers(name)) <= demonstratives
+    for pair in read_paradigm(source, "distractor_agreement_relational_noun"):
+        before = pair.prefix.lower().split()
+        assert before[before.index(pair.trigger) + 1] in ("of", "about")
+    names = triggers("anaphor_gender_agreement")
+    assert {"katherine", "karla", "jane"} <= set(names)
+
+
+def test_a_slot_shows_in_messages() -> None:
+    assert Query("Ann sees ", ".").text == "Ann sees ___."

@@ -1,0 +1,119 @@
+"""Refinement, and what a plan of knowledge neurons covers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.edits import NeuronScale
+from kn_sweeps.methods.kn import KnowledgeNeurons
+from kn_sweeps.models.language_model import LanguageModel
+
+
+def _fact(name: str, subject: str, old: str, new: str) -> Case:
+    seen = tuple(
+        Query(f"{start} {subject} is ", ".", (len(start) + 1, len(start) + 1 + len(subject)))
+        for start in ("The capital of", "The city of", "a capital of")
+    )
+    return Case(name, "P36", "fact", Probe(seen[0], old, new, "edit"), seen)
+
+
+def _pair(name: str, start: str, old: str, new: str, seen: tuple[Query, ...]) -> Case:
+    return Case(name, "dna", "syntax", Probe(Query(start), old, new, "edit"), seen)
+
+
+def test_a_shared_neuron_is_kept_and_a_private_one_is_not() -> None:
+    scores = torch.zeros(4, 10)
+    scores[:, 3] = 1.0
+    scores[:, 6] = 0.9
+    scores[torch.arange(4), torch.tensor([0, 1, 2, 4])] = 2.0
+    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    assert (neurons, tau, in_range) == ([3, 6], 0.7, True)
+
+
+def test_the_threshold_is_a_share_of_each_prompts_own_maximum() -> None:
+    scores = torch.tensor([[100.0, 30.0, 1.0], [0.001, 0.0003, 0.00001]])
+    assert KnowledgeNeurons(min_neurons=1).refine(scores)[0] == [0, 1]
+
+
+def test_the_share_moves_until_the_number_is_in_range() -> None:
+    scores = torch.zeros(10, 30)
+    scores[:, :2] = 1.0
+    scores[:8, 2:20] = 1.0  # 18 neurons in 80 % of the prompts: the share must rise above it
+    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    assert sorted(neurons) == [0, 1]
+    assert tau == pytest.approx(0.8)
+    assert in_range
+    scores = torch.eye(10)
+    scores[:5, 0] = scores[:5, 1] = 1.0  # nothing is in 70 %: the share must fall below 50 %
+    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    assert sorted(neurons) == [0, 1]
+    assert tau < 0.6
+    assert in_range
+
+
+def test_when_no_share_fits_the_best_of_the_nearest_are_taken_and_it_is_said() -> None:
+    scores = torch.arange(1.0, 31.0)[None] + 100  # one prompt: all 30 are in its coarse set
+    neurons, _, in_range = KnowledgeNeurons().refine(scores)
+    assert neurons == [29, 28, 27, 26, 25]
+    assert not in_range
+
+
+def test_facts_stand_alone_and_pairs_share_a_form(some_lm: LanguageModel) -> None:
+    method = KnowledgeNeurons(nodes=2)
+    facts = [_fact("f0", "France", "Paris", "Rome"), _fact("f1", "Italy", "Rome", "Lima")]
+    seen = (Query("Ann sees this "), Query("Bob sees that "))
+    pairs = [
+        _pair("p0", "Ann sees this ", "cat", "cats", seen),
+        _pair("p1", "Bob sees that ", "cat", "cats", seen),
+        _pair("p2", "Bob sees these ", "dogs", "dog", (Query("Bob sees these "),)),
+    ]
+    plan = method.plan(some_lm, [*facts, *pairs], seed=0)
+    assert plan.edit_of == {
+        "f0": "f0",
+        "f1": "f1",
+        "p0": "dna/cat",
+        "p1": "dna/cat",
+        "p2": "dna/dogs",
+    }
+    assert {len(found.cases) for found in plan.located} == {1, 2}
+    width = some_lm.architecture.layers * some_lm.architecture.d_ff
+    assert plan.attributions["P36"].shape == (6, width)
+    assert plan.attributions["dna"].shape == (3, width)
+    for edit in plan.edits.values():
+        assert isinstance(edit, NeuronScale)
+        assert edit.factor == 0
+        assert 1 <= len(edit.neurons) <= 5
+
+
+def test_a_plan_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:
+    method = KnowledgeNeurons(nodes=2)
+    facts = [_fact("f0", "France", "Paris", "Rome"), _fact("f1", "Italy", "Rome", "Lima")]
+    together = method.plan(some_lm, facts, seed=0)
+    for fact in facts:
+        assert method.plan(some_lm, [fact], seed=0).edits[fact.id] == together.edits[fact.id]
+
+
+def test_enhancing_replaces_and_locates_the_new_answer(some_lm: LanguageModel) -> None:
+    fact = _fact("f0", "France", "Paris", "Rome")
+    swapped = _fact("f0", "France", "Rome", "Paris")
+    enhance = KnowledgeNeurons(operation="enhance", nodes=2)
+    assert enhance.intent == "replace"
+    assert KnowledgeNeurons().intent == "erase"
+    (found,) = enhance.plan(some_lm, [fact], seed=0).located
+    (same,) = KnowledgeNeurons(nodes=2).plan(some_lm, [swapped], seed=0).located
+    assert found.neurons == same.neurons
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"operation": "delete"}, "choose from suppress, enhance"),
+        ({"threshold": 1.5}, "threshold must be between 0 and 1"),
+        ({"min_neurons": 6}, "min_neurons <= max_neurons"),
+    ],
+)
+def test_impossible_settings_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        KnowledgeNeurons(**arguments)  # type: ignore[arg-type]

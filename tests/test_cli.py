@@ -1,0 +1,95 @@
+"""The command line: one message for a mistake, a non-zero exit, and what --help shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["tracker=none", "dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none"]
+
+
+def launch(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *arguments, f"results_dir={tmp_path}/results"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        timeout=200,
+        check=False,
+    )
+
+
+def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
+    done = launch(tmp_path, "--help")
+    assert done.returncode == 0
+    for word in ("method: kn, none, random, rome", "dataset: blimp, pararel", "shard", "rerun"):
+        assert word in done.stdout
+    assert "KN_SWEEPS_DATA" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=knn"], "Could not find 'method/knn'"),
+        (["method.tresh=1"], "unknown key method.tresh (did you mean threshold?)"),
+        (["sed=1"], "unknown key sed (did you mean seed?)"),
+        (["device=gpu"], "Input should be 'auto', 'cpu' or 'cuda'"),
+        (["dataset=pararel", "dataset.relations=[P361]"], "unknown relation 'P361'"),
+        (["dataset.paradigms=[anaphor]"], "unknown paradigm 'anaphor'"),
+        (["dataset.root=nowhere"], "does not exist"),
+        (["dataset.paradigms=[determiner_noun_agreement_2]"], "no causal LM can be edited on"),
+        (["model=gpt2"], "model.name=/path/to/folder"),
+    ],
+)
+def test_a_mistake_is_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = launch(tmp_path, *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_a_sweep_goes_on_after_a_failed_run_and_says_so(tmp_path: Path) -> None:
+    relations = "dataset.relations=[P36],[P999]"
+    done = launch(tmp_path, "-m", *QUICK[:2], *QUICK[3:], relations, "seed=0,1")
+    assert done.returncode == 1
+    assert "unknown relation 'P999'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
+
+
+def test_a_sweep_run_twice_computes_once(tmp_path: Path) -> None:
+    first = launch(tmp_path, "-m", *QUICK, "seed=0,1")
+    assert first.returncode == 0, first.stderr
+    second = launch(tmp_path, "-m", *QUICK, "seed=0,1")
+    assert second.returncode == 0
+    assert second.stderr.count("already done") == 2
+    assert "done:" not in second.stderr.replace("already done:", "")
+
+
+def test_without_a_tracker_wandb_is_not_imported(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['launch.py', *sys.argv[1:]]\n"
+        "from kn_sweeps.cli import main\n"
+        "main()\n"
+        "assert 'wandb' not in sys.modules and 'datasets' not in sys.modules\n"
+    )
+    arguments = [*QUICK, f"results_dir={tmp_path}/results"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
+        | {"PYTHONPATH": str(ROOT)},
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

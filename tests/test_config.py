@@ -1,0 +1,114 @@
+"""Every config composes and fits its dataclass; a wrong key or value is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from kn_sweeps.cli import CONF
+from kn_sweeps.config import RunConfig, build, run_id
+
+GROUPS = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in ("model", "dataset", "method", "metric", "tracker")
+}
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides=list(overrides))
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_yaml_composes_instantiates_and_spells_out_its_fields(group: str, name: str) -> None:
+    config = composed(f"{group}={name}")
+    made = getattr(build(config, RunConfig), group)
+    node = config[group]
+    if group == "metric":
+        made, node = made[name], node[name]
+    fields = {field.name for field in dataclasses.fields(made) if field.init}
+    assert set(node) - {"_target_"} == fields
+
+
+@pytest.mark.parametrize("name", GROUPS["method"])
+def test_a_methods_module_and_yaml_share_a_name(name: str) -> None:
+    assert composed(f"method={name}")["method"]["_target_"].split(".")[-2] == name
+
+
+def test_the_root_config_spells_out_the_schema() -> None:
+    assert set(composed()) == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+def test_every_group_combines_with_every_other() -> None:
+    for model, dataset, method in itertools.product(
+        *(GROUPS[g] for g in ("model", "dataset", "method"))
+    ):
+        build(composed(f"model={model}", f"dataset={dataset}", f"method={method}"), RunConfig)
+
+
+def test_a_control_can_be_of_any_method() -> None:
+    config = composed("method=random", "method@method.of=rome", "method.of.steps=7")
+    assert build(config, RunConfig).method.of.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=abc"], "seed='abc': Input should be a valid integer"),
+        (["device=gpu"], "device='gpu': Input should be 'auto', 'cpu' or 'cuda'"),
+        (["dtype=float8"], "Input should be 'float32', 'bfloat16' or 'float16'"),
+        (["limit=0"], "limit must be at least 1, or null"),
+        (["batch_size=0"], "batch_size must be at least 1"),
+        (["shard=2/2"], r"shard must be I/N with 0 <= I < N, e.g. 0/4; got '2/2'"),
+        (["shard=one"], "shard must be I/N"),
+        (["method.threshold=high"], "method.threshold='high': Input should be a valid number"),
+        (["method.operation=delete"], "method.operation='delete': Input should be 'suppress' or"),
+        (["method.threshold=2"], "method: threshold must be between 0 and 1"),
+        (["method=rome", "method.key_mode=bare"], "Input should be 'mean' or 'original'"),
+        (["metric=[]"], "missing metric"),
+        (["tracker.mode=on"], "tracker.mode"),
+        (
+            ["+method.tresh=1"],
+            r"unknown key method.tresh \(did you mean threshold\?\); choose from",
+        ),
+        (["+sed=1"], r"unknown key sed \(did you mean seed\?\)"),
+        (["~model.label"], "missing model.label"),
+        (["method._target_=kn_sweeps.methods.kn.Nothing"], "cannot be imported"),
+        (["method._target_=kn_sweeps.run.run"], "is not a dataclass"),
+        (["dataset.relations=[P36]", "dataset=pararel", "dataset.neighbours=[]"], "neighbours"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_choices(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(composed(*overrides), RunConfig)
+
+
+def test_the_run_id_is_what_can_change_rows() -> None:
+    base = run_id(composed(), "data")
+    for override in (
+        *("device=cpu", "batch_size=7", "results_dir=elsewhere", "sweep=other", "rerun=true"),
+        *("tracker=none", "metric=[reliability]", "dataset.root=/somewhere", "tracker.mode=online"),
+    ):
+        assert run_id(composed(override), "data") == base, override
+    for override in ("seed=1", "dtype=bfloat16", "limit=3", "method.nodes=9", "shard=0/2"):
+        assert run_id(composed(override), "data") != base, override
+    assert run_id(composed(), "other data") != base
+
+
+def test_the_configs_of_the_hub_have_romes_published_layers() -> None:
+    layers = {"gpt2_medium": 8, "gpt2_xl": 17, "gpt_j_6b": 5, "llama_2_7b": 5}
+    for name, layer in layers.items():
+        assert composed(f"model={name}", "method=rome")["method"]["layer"] == layer
+
+
+def test_conf_lies_where_the_command_line_looks() -> None:
+    assert (CONF / "config.yaml").is_file()
+    assert isinstance(CONF, Path)

@@ -1,0 +1,215 @@
+"""A run from config to summary: once, resumed, repeated, re-scored, and broken in the middle."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import kn_sweeps.run as run_module
+from kn_sweeps.methods.none import NoEdit
+from kn_sweeps.methods.rome import Rome
+from kn_sweeps.run import run
+from tests.test_config import composed
+
+QUICK = ("tracker=none", "metric=[reliability,locality,localisation]")
+FACTS = ("dataset=pararel", "dataset.relations=[P36,P101]", "limit=3")
+KN = ("method=kn", "method.nodes=2")
+ROME = ("method=rome", "method.steps=3")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    monkeypatch.setattr(run_module, "CHUNK", 2)
+
+    def make(
+        *overrides: str, data: tuple[str, ...] = FACTS, method: tuple[str, ...] = KN
+    ) -> dict[str, Any]:
+        results = f"results_dir={tmp_path / 'results'}"
+        return composed(*QUICK, *data, *method, results, *overrides)
+
+    return make
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases evaluated from now on."""
+    done: list[str] = []
+    original = run_module.evaluate
+
+    def evaluate(lm: Any, cases: Any, plan: Any, intent: Any) -> Any:
+        rows = original(lm, cases, plan, intent)
+        done.extend(case.id for case in cases)
+        return rows
+
+    monkeypatch.setattr(run_module, "evaluate", evaluate)
+    return done
+
+
+def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> None:
+    outcome = run(config())
+    names = {path.name for path in outcome.directory.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
+        *("attributions.safetensors", "run.log"),
+    }
+    summary = json.loads((outcome.directory / "summary.json").read_text())
+    assert summary["run_id"] == outcome.directory.name
+    assert (summary["model"], summary["source"], summary["dataset"]) == (
+        *("tiny_gpt2", "bundled", "pararel"),
+    )
+    assert (summary["method"], summary["intent"], summary["cases"]) == ("kn", "erase", 6)
+    for estimate in summary["metrics"].values():
+        assert set(estimate) == {"value", "low", "high", "n"}
+    rows = pd.read_parquet(outcome.directory / "rows.parquet")
+    assert rows["case"].nunique() == 6
+    assert set(rows["kind"]) == {"edit", "rephrase", "neighbour", "reversal", "synonym"}
+    provenance = json.loads((outcome.directory / "provenance.json").read_text())
+    assert set(provenance["stages"]) >= {"load model", "load cases", "edit and evaluate"}
+    assert provenance["model_revision"]
+
+
+def test_a_done_run_is_skipped_and_rerun_repeats_it(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = _counted(monkeypatch)
+    first = run(config())
+    assert len(done) == 6
+    assert not run(config()).computed
+    assert len(done) == 6
+    before = pd.read_parquet(first.directory / "rows.parquet")
+    assert run(config("rerun=true")).computed
+    assert len(done) == 12
+    pd.testing.assert_frame_equal(pd.read_parquet(first.directory / "rows.parquet"), before)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError, OSError(errno.ENOSPC, "full")])
+def test_a_run_cut_off_goes_on_with_the_same_rows(
+    config: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Any,
+) -> None:
+    expected = pd.read_parquet(run(config("sweep=whole")).directory / "rows.parquet")
+    done = _counted(monkeypatch)
+    original = run_module.RunDirectory.add_chunk
+
+    def full(self: Any, chunk: int, *args: Any) -> None:
+        if chunk == 1:
+            raise stop
+        original(self, chunk, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.RunDirectory, "add_chunk", full)
+        with pytest.raises((KeyboardInterrupt, MemoryError, OSError)):
+            run(config("sweep=cut"))
+    (directory,) = (tmp_path / "results" / "cut").iterdir()
+    assert not (directory / "summary.json").exists()
+    assert "ended early" in (directory / "run.log").read_text()
+    assert len(done) == 4
+    outcome = run(config("sweep=cut"))
+    assert len(done) == 4 + 4  # the first chunk of two is not done again
+    assert outcome.directory == directory
+    pd.testing.assert_frame_equal(pd.read_parquet(directory / "rows.parquet"), expected)
+
+
+def test_a_full_disk_leaves_no_half_file(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, path: Any, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(config())
+    (directory,) = (tmp_path / "results" / "default").iterdir()
+    assert not list(directory.rglob("*.parquet"))
+    assert not list((directory / "parts").glob(".*"))
+    assert run(config()).computed
+
+
+def test_other_metrics_are_computed_from_the_rows_alone(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = _counted(monkeypatch)
+    first = run(config())
+    assert "generality" not in first.summary["metrics"]
+    again = run(config("metric=[generality,reliability]"))
+    assert again.directory == first.directory
+    assert not again.computed
+    assert len(done) == 6
+    assert set(again.summary["metrics"]) >= {"generality", "reliability"}
+    value = again.summary["metrics"]["reliability"]
+    assert value == first.summary["metrics"]["reliability"]
+
+
+def test_shards_hold_every_case_once_with_the_same_rows(
+    config: Callable[..., dict[str, Any]],
+) -> None:
+    whole = pd.read_parquet(run(config()).directory / "rows.parquet")
+    parts = [
+        pd.read_parquet(run(config(f"shard={i}/2")).directory / "rows.parquet") for i in range(2)
+    ]
+    joined = pd.concat(parts).set_index(["case", "probe"]).sort_index()
+    expected = whole.set_index(["case", "probe"]).sort_index()
+    pd.testing.assert_frame_equal(joined, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_shard_is_refused(config: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="no case is left for tiny_gpt2, shard 40/50"):
+        run(config("shard=40/50"))
+
+
+def test_two_processes_do_not_work_on_one_run(config: Callable[..., dict[str, Any]]) -> None:
+    first = run(config())
+    directory = run_module.RunDirectory(first.directory)
+    with directory.opened(), pytest.raises(ValueError, match="another process is working on run"):
+        run(config())
+
+
+def test_groups_that_share_an_edit_stay_in_one_chunk(config: Callable[..., dict[str, Any]]) -> None:
+    pairs = ("dataset=blimp", "dataset.paradigms=[anaphor_gender_agreement]", "limit=5")
+    outcome = run(config(data=pairs))
+    located = json.loads((outcome.directory / "neurons.json").read_text())
+    assert len({found["edit"] for found in located}) == len(located)
+    assert sum(len(found["cases"]) for found in located) == 5
+
+
+def test_what_a_tokenizer_does_not_know_is_left_out_and_said(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    for part, rows in (
+        ("patterns", [{"pattern": "The capital of [X] is [Y]."}]),
+        (
+            "facts",
+            [{"sub_label": "France", "obj_label": o} for o in ("Paris", "Xyzzy")]
+            + [{"sub_label": "Italy", "obj_label": "Rome"}],
+        ),
+    ):
+        (folder / part).mkdir(parents=True)
+        (folder / part / "P36.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    outcome = run(config("dataset.relations=[P36]", f"dataset.root={folder}", "limit=null"))
+    assert outcome.summary["source"] == "local"
+    assert outcome.summary["cases"] < 3
+    assert "not in the tokenizer's vocabulary" in caplog.text
+
+
+def test_the_same_config_gives_the_same_rows_bit_for_bit(
+    config: Callable[..., dict[str, Any]],
+) -> None:
+    frames = [
+        pd.read_parquet(run(config(f"sweep={name}", method=ROME)).directory / "rows.parquet")
+        for name in ("a", "b")
+    ]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_methods_say_what_they_are_for() -> None:
+    assert (Rome.intent, NoEdit.intent) == ("replace", "replace")
