@@ -21,6 +21,10 @@ from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.tokenization import Encoded
 
 
+_FLOOR = 1e-6
+"""A change of probability below this counts as this when a residual is judged."""
+
+
 @dataclass(frozen=True)
 class Attribution:
     """How much each neuron adds to one target's probability.
@@ -64,7 +68,7 @@ def integrated_gradients(
     Args:
         lm: The model.
         encoded: Query and target.
-        quadrature: How the integral is taken.
+        quadrature: How the integral is taken; layers that need more nodes get them.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Returns:
@@ -74,26 +78,54 @@ def integrated_gradients(
     20 Riemann steps; the rule is free here and its error is measured by `residual`.
     """
     rows = lm.rows(encoded)
-    layers = range(lm.architecture.layers)
     neurons, probability = _neurons_at_answer(lm, rows)
-    alphas, weights = quadrature.points()
+    result = Attribution(
+        torch.zeros(lm.architecture.layers, lm.architecture.d_ff),
+        probability,
+        torch.zeros(lm.architecture.layers),
+    )
+    pending = list(range(lm.architecture.layers))
+    rule: Quadrature | None = quadrature
+    while rule is not None and pending:
+        _integrate(lm, rows, neurons, rule, pending, result, max_rows)
+        wanted = rule.tolerance * (probability - result.without).abs().clamp(min=_FLOOR)
+        # Below this a residual is rounding of the probabilities, which no node can take away.
+        rounding = 32 * torch.finfo(torch.float32).eps * result.without.clamp(min=probability)
+        pending = [
+            layer
+            for layer in pending
+            if result.residual[layer] > max(wanted[layer], rounding[layer])
+        ]
+        rule = rule.refined()
+    return result
+
+
+def _integrate(
+    lm: LanguageModel,
+    rows: Sequence[Row],
+    neurons: Sequence[Float[Tensor, "reads d_ff"]],
+    rule: Quadrature,
+    layers: Sequence[int],
+    result: Attribution,
+    max_rows: int,
+) -> None:
+    """Put the scores of `layers` by one rule into `result`, in place of earlier ones."""
     # The node at 0 has no weight in the integral: it gives the baseline P(0).
     nodes = [
         _Node(layer, alpha, weight)
         for layer in layers
-        for alpha, weight in zip([0.0, *alphas], [0.0, *weights], strict=True)
+        for alpha, weight in [(0.0, 0.0), *zip(*rule.points(), strict=True)]
     ]
-    scores = torch.zeros(len(layers), lm.architecture.d_ff)
-    without = torch.zeros(len(layers))
+    result.scores[list(layers)] = 0
     per_pass = max(1, max_rows // len(rows))
     for start in range(0, len(nodes), per_pass):
         chunk = nodes[start : start + per_pass]
         gradients, probabilities = _gradients(lm, rows, neurons, chunk)
         for node, gradient, value in zip(chunk, gradients, probabilities, strict=True):
-            scores[node.layer] += node.weight * (gradient * neurons[node.layer]).sum(0).cpu()
+            scores = node.weight * (gradient * neurons[node.layer]).sum(0)
+            result.scores[node.layer] += scores.cpu()
             if node.alpha == 0:
-                without[node.layer] = value
-    return Attribution(scores, probability, without)
+                result.without[node.layer] = value
 
 
 def _neurons_at_answer(

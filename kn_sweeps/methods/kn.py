@@ -38,7 +38,9 @@ class KnowledgeNeurons:
         min_neurons: Fewest neurons wanted.
         max_neurons: Most neurons wanted.
         quadrature: Rule for the path integral.
-        nodes: Its number of nodes.
+        nodes: Its number of nodes at first.
+        max_nodes: Its number of nodes at most, for layers whose completeness residual is too large.
+        tolerance: Largest residual, as a share of |P(a) - P(0)|.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Source: Dai et al. (2022), sections 3.2 and 3.3; hyper-parameters from their code. Two
@@ -57,6 +59,8 @@ class KnowledgeNeurons:
     max_neurons: int = 5
     quadrature: Rule = "gauss_legendre"
     nodes: int = 8
+    max_nodes: int = 128
+    tolerance: float = 1e-3
     max_rows: int = 256
 
     changes: ClassVar[bool] = True
@@ -116,7 +120,7 @@ class KnowledgeNeurons:
         queries = list(dict.fromkeys(query for case in cases for query in case.seen))
         if not queries:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        quadrature = Quadrature(self.quadrature, self.nodes)
+        quadrature = Quadrature(self.quadrature, self.nodes, self.max_nodes, self.tolerance)
         results = [
             integrated_gradients(
                 lm, lm.encode(query, self._target(cases[0])), quadrature, max_rows=self.max_rows

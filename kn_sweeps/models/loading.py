@@ -202,7 +202,7 @@ def _from_pretrained(
             trust_remote_code=False,
         )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         folder = Path(name)
         tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
         reason = str(error).strip().splitlines()[0]

@@ -118,3 +118,14 @@ def test_an_unknown_rule_names_the_choices() -> None:
         Quadrature("simpson")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one node"):
         Quadrature(nodes=0)
+
+
+def test_layers_that_fail_get_more_nodes(some_lm: LanguageModel) -> None:
+    encoded = some_lm.encode(*QUERIES[0])
+    once = integrated_gradients(some_lm, encoded, Quadrature(nodes=1))
+    refined = integrated_gradients(some_lm, encoded, Quadrature(nodes=1, max_nodes=64))
+    fine = integrated_gradients(some_lm, encoded, FINE)
+    wanted = 1e-3 * (fine.probability - fine.without).abs().clamp(min=1e-6)
+    assert (once.residual > wanted + 1e-5).any()
+    assert (refined.residual <= wanted + 1e-5).all()
+    torch.testing.assert_close(refined.scores, fine.scores, atol=1e-4, rtol=1e-2)
