@@ -11,13 +11,14 @@ import argparse
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kn_sweeps.files import write_text
 
 Summary = dict[str, Any]
 
@@ -215,19 +216,12 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
     return text.getvalue()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put a file in place by rename, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8", newline="")
-    draft.replace(path)
-
-
 def write_files(folder: Path, summaries: Sequence[Summary]) -> int:
     """Write both tables; returns 1 where the folder cannot be written."""
     try:
-        write_atomically(folder / "table.md", markdown(summaries))
-        write_atomically(folder / "table.csv", comma_separated(summaries))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "table.md", markdown(summaries))
+        write_text(folder / "table.csv", comma_separated(summaries))
     except OSError as error:
         return _say(f"could not write the table to {folder}: {error}")
     return _say(f"all metrics: {folder / 'table.md'}, {folder / 'table.csv'}", status=0)

@@ -25,12 +25,13 @@ from tqdm import tqdm
 from kn_sweeps.cases import Case, LeftOut
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.evaluate import evaluate, scorable
+from kn_sweeps.files import write_json, write_text
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.provenance import Stages, environment
-from kn_sweeps.store import RunDirectory, write_atomically, write_json
+from kn_sweeps.store import RunDirectory
 from kn_sweeps.tracking import Report
 
 CHUNK = 16
@@ -228,7 +229,7 @@ def _headline(config: Mapping[str, Any]) -> str:
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     text = yaml.safe_dump(dict(config), sort_keys=False)
-    write_atomically(path, lambda at: at.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 @contextmanager

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +25,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from kn_sweeps.files import write_atomically, write_json
 from kn_sweeps.methods.base import Plan
 
 Record = dict[str, Any]
@@ -129,39 +127,3 @@ class RunDirectory:
 
     def _part(self, chunk: int, suffix: str) -> Path:
         return self._parts / f"{chunk:06d}.{suffix}"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then rename it: `path` is whole or untouched.
-
-    Raises:
-        OSError: If it cannot be written, a full disk among the reasons; the file is named.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically; NaN, which JSON does not have, becomes null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, lambda at: at.write_text(text + "\n", encoding="utf-8"))
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
