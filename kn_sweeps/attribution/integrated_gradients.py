@@ -20,7 +20,6 @@ from kn_sweeps.interventions import neurons_replaced, recorded
 from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.tokenization import Encoded
 
-
 _FLOOR = 1e-6
 """A change of probability below this counts as this when a residual is judged."""
 
