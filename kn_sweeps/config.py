@@ -59,7 +59,7 @@ class RunConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"
-    limit: int | None = 10
+    limit: int | None = 5
     batch_size: int = 64
     shard: str = "0/1"
     sweep: str = "default"

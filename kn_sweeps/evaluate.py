@@ -39,14 +39,16 @@ def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Inten
         One row a probe, in the order of the cases; the columns are those of docs/metrics.md.
         Log-probabilities are in nats, KL is KL(pre || post) of the answer's first token.
     """
-    before = _ask(lm, [probe for case in cases for probe in case.all_probes])
     by_edit: dict[str, list[Case]] = {}
     for case in cases:
         by_edit.setdefault(plan.edit_of[case.id], []).append(case)
     rows: dict[str, list[Record]] = {}
     for name, members in by_edit.items():
+        probes = [probe for case in members for probe in case.all_probes]
+        # The same batches before and after, so that rounding is the same: no edit, no change.
+        before = _ask(lm, probes)
         with applied(lm, plan.edits[name]):
-            after = _ask(lm, [probe for case in members for probe in case.all_probes])
+            after = _ask(lm, probes)
         for case in members:
             about = {"case": case.id, "edit": name, "source": case.source, "task": case.task}
             rows[case.id] = [
