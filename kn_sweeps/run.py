@@ -34,7 +34,7 @@ from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.tracking import Report
 
-CHUNK = 16
+CHUNK = 4
 """Cases saved together; groups that share an edit are never split."""
 
 log = logging.getLogger(__name__)

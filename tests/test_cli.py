@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +75,33 @@ def test_a_sweep_run_twice_computes_once(tmp_path: Path) -> None:
     assert second.returncode == 0
     assert second.stderr.count("already done") == 2
     assert "done:" not in second.stderr.replace("already done:", "")
+
+
+def test_a_killed_run_continues_with_the_rows_it_would_have_had(tmp_path: Path) -> None:
+    arguments = ["tracker=none", "dataset=pararel", "dataset.relations=[P36]", "limit=16"]
+    arguments += ["method=rome", "method.steps=8"]
+    whole = launch(tmp_path, *arguments, "sweep=whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments, "sweep=cut"]
+    process = subprocess.Popen(
+        [*command, f"results_dir={tmp_path}/results"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    parts = tmp_path / "results" / "cut"
+    deadline = time.monotonic() + 100
+    while not list(parts.glob("*/parts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(parts.glob("*/summary.json"))
+    assert launch(tmp_path, *arguments, "sweep=cut").returncode == 0
+    frames = [
+        pd.read_parquet(next((tmp_path / "results" / name).glob("*/rows.parquet")))
+        for name in ("whole", "cut")
+    ]
+    pd.testing.assert_frame_equal(*frames, check_exact=True)
 
 
 def test_without_a_tracker_wandb_is_not_imported(tmp_path: Path) -> None:

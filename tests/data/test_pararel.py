@@ -146,6 +146,7 @@ def test_a_relation_with_one_object_has_no_new_one(tmp_path: Path) -> None:
         (["[X] is [Y]."], [], "relation P1 has no facts"),
         (["[X] is."], [("a", "x")], r"entry 1: a pattern has one \[X\] and one \[Y\]"),
         (["[Y] is [X]."], [("a", "x")], "no pattern that ends with its object"),
+        (["[X] is [Y]."], [("a", "x"), ("", "y")], "P1.jsonl, entry 2: an empty label"),
     ],
 )
 def test_a_relation_that_cannot_be_asked_is_refused(
