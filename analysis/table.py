@@ -110,7 +110,9 @@ def _is_estimate(estimate: object) -> bool:
 
 
 def identity(summary: Summary, column: str) -> str:
-    """One identity cell of a run; `run` is short for its id."""
+    """One identity cell of a run; `run` is short for its id, a control names what it controls."""
+    if column == "method" and summary.get("of"):
+        return f"{summary['method']}({summary['of']})"
     value = str(summary["run_id"])[:8] if column == "run" else summary.get(column)
     return "-" if value is None else str(value)
 

@@ -6,15 +6,19 @@ inside a run is in its run.log.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,7 +39,7 @@ def _launch(config: DictConfig) -> str:
 
 
 def run_composed(config: DictConfig) -> Outcome:
-    """Resolve a composed config and run it.
+    """Resolve a composed config and run it; a failure is reported at once.
 
     Raises:
         RunFailed: If it fails for a reason a message can explain.
@@ -44,14 +48,25 @@ def run_composed(config: DictConfig) -> Outcome:
     assert isinstance(resolved, dict)
     try:
         return run({str(key): value for key, value in resolved.items()})
-    except ValueError as error:
-        raise RunFailed(str(error)) from error
-    except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
-        raise RunFailed(
-            f"{error.strerror or error}{place}. Finished chunks are kept; the same command "
-            "continues the run"
-        ) from error
+    except (ValueError, OSError) as error:
+        message = _about_files(error) if isinstance(error, OSError) else str(error)
+        log.error("error: %s%s", message, _which_run())
+        raise RunFailed(message) from error
+
+
+def _about_files(error: OSError) -> str:
+    place = f" ({error.filename})" if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    hint = ". Finished chunks are kept; the same command continues the run" if full else ""
+    return f"{error.strerror or error}{place}{hint}"
+
+
+def _which_run() -> str:
+    """The overrides of a run of a sweep, so that its failure can be told from others'."""
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        return ""
+    return f" [{' '.join(hydra_config.overrides.task)}]"
 
 
 def main() -> None:
@@ -60,8 +75,13 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _launch()
+    except RunFailed:
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {_about_files(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -81,5 +101,8 @@ def explain(error: BaseException) -> str:
         near = get_close_matches(str(key), keys, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return f"unknown key {cause.full_key or key}{hint}; choose from {', '.join(keys)}"  # type: ignore[union-attr]
+    if (group := re.search(r"Could not load '(\w+)/\w+'", message)) is not None:
+        choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
+        return f"{message.splitlines()[0]} Choose from {', '.join(choices)}"
     # Hydra lists the choices and then where it searched, which is always conf/.
     return message.split("\nConfig search path:")[0]

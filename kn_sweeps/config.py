@@ -45,7 +45,7 @@ class RunConfig:
         dtype: Of the weights.
         limit: Cases per relation or paradigm; null for all.
         batch_size: Rows in one forward pass when scoring.
-        shard: I/N runs every N-th case, starting with the I-th (from 0).
+        shard: I/N runs every N-th edit, starting with the I-th (from 0).
         sweep: Name of the folder under `results_dir`, and the W&B group.
         rerun: Run again even if the results are there.
         results_dir: Where run directories go.
@@ -142,16 +142,19 @@ def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -
         raise ValueError(f"{at}: {error}" if at else str(error)) from error
 
 
-def run_id(config: Mapping[str, Any], data_fingerprint: str) -> str:
+def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: str) -> str:
     """Twelve hex digits of everything that can change a run's rows.
 
     Args:
         config: The resolved config.
+        model_fingerprint: Which weights; it stands for the place they are in.
         data_fingerprint: Hash of the data files; it stands for the folder they are in.
     """
     kept = {key: value for key, value in config.items() if key not in _CANNOT_CHANGE_ROWS}
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "source")}
-    text = json.dumps([SCHEMA_VERSION, kept, data_fingerprint], sort_keys=True)
+    # ROME's settings of a model count where a method takes them: in the method.
+    kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
+    text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -166,6 +169,8 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
             k: build(v, None, _join(at, k)) if isinstance(v, Mapping) and "_target_" in v else v
             for k, v in value.items()
         }
+    if isinstance(value, bool) and "bool" not in str(hint):
+        raise ValueError(f"{at}={value!r}: expected another type than true or false")
     adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     try:
         return adapter.validate_python(value)

@@ -13,7 +13,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.evaluate import evaluate, scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.methods.base import Method
-from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.localisation import layer_histogram
 from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.provenance import Stages, environment
@@ -61,19 +62,17 @@ def run(config: Mapping[str, Any]) -> Outcome:
     """
     settings: RunConfig = build(config, RunConfig)
     fingerprint = settings.dataset.fingerprint()
-    identity = run_id(config, fingerprint)
+    identity = run_id(config, settings.model.fingerprint(), fingerprint)
     directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
     with directory.opened(), _logged_to(directory.path / "run.log"):
-        if settings.rerun:
-            directory.clear()
-        if directory.done():
+        if directory.done() and not settings.rerun:
             return _rescored(settings, config, directory)
         log.info("run %s: %s", identity, _headline(config))
         _write_config(directory.path / "config.yaml", config)
         with settings.tracker.open(
-            identity, settings.sweep, config, directory.path.parent
+            identity, _headline(config), settings.sweep, config, directory.path.parent
         ) as report:
-            summary = _compute(settings, config, directory, identity, fingerprint, report)
+            summary = _compute(settings, config, directory, fingerprint, report)
             report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
 
@@ -82,17 +81,20 @@ def _compute(
     settings: RunConfig,
     config: Mapping[str, Any],
     directory: RunDirectory,
-    identity: str,
     fingerprint: str,
     report: Report,
 ) -> dict[str, Any]:
+    """Compute what is missing, write every file, and mark the run as done."""
     stages = Stages()
     with stages.stage("load model"):
         lm = settings.model.load(settings.torch_device(), settings.dtype)
         lm.batch_size = settings.batch_size
     with stages.stage("load cases"):
         cases, source = _cases(settings, lm)
+    if settings.rerun:
+        directory.forget_chunks()
     chunks = list(chunked(settings.method, cases))
+    done = 0
     bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
     with bar, stages.stage("edit and evaluate"):
         for number, chunk in enumerate(chunks):
@@ -101,25 +103,11 @@ def _compute(
                 rows = evaluate(lm, chunk, plan, settings.method.intent)
                 directory.add_chunk(number, rows, plan)
             bar.update(len(chunk))
-            report.progress(int(bar.n), len(cases))
+            done += len(chunk)
+            report.progress(done, len(cases))
     with stages.stage("metrics"):
         directory.join_chunks(len(chunks))
-        metrics = _metrics(settings, directory)
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": identity,
-        "sweep": settings.sweep,
-        "model": settings.model.label,
-        "source": source,
-        "dataset": module_name(config["dataset"]),
-        "method": module_name(config["method"]),
-        "intent": settings.method.intent,
-        "seed": settings.seed,
-        "shard": settings.shard,
-        "cases": len(cases),
-        "metric_config": metric_hash(config),
-        "metrics": metrics,
-    }
+        metrics = _metrics(settings.metric.values(), directory)
     provenance = {
         **environment(),
         "model_revision": lm.revision,
@@ -131,9 +119,36 @@ def _compute(
         "stages": stages.records,
     }
     write_json(directory.path / "provenance.json", provenance)
+    summary = {
+        **_identity(settings, config, directory),
+        "source": source,
+        "cases": len(cases),
+        "metrics": metrics,
+        "metric_configs": metric_hashes(config),
+    }
+    if located := directory.located():
+        summary["neurons_by_layer"] = layer_histogram(located, lm.architecture.layers).tolist()
     directory.finish(summary)
-    log.info("done: %s", directory.path)
+    log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
     return summary
+
+
+def _identity(
+    settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory
+) -> dict[str, Any]:
+    """What a table needs to tell this run from others."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": directory.path.name,
+        "sweep": settings.sweep,
+        "model": settings.model.label,
+        "dataset": module_name(config["dataset"]),
+        "method": module_name(config["method"]),
+        "of": module_name(config["method"]["of"]) if "of" in config["method"] else None,
+        "intent": settings.method.intent,
+        "seed": settings.seed,
+        "shard": settings.shard,
+    }
 
 
 def chunked(method: Method, cases: Sequence[Case]) -> Iterator[list[Case]]:
@@ -159,10 +174,12 @@ def module_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
-def metric_hash(config: Mapping[str, Any]) -> str:
-    """Identifies what is computed from the rows."""
-    text = json.dumps(config["metric"], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Identifies how each metric is computed from the rows."""
+    return {
+        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
+        for name, node in config["metric"].items()
+    }
 
 
 def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
@@ -199,25 +216,25 @@ def _in_total(reports: Sequence[LeftOut]) -> str:
     return str(total)
 
 
-def _metrics(settings: RunConfig, directory: RunDirectory) -> dict[str, Any]:
+def _metrics(metrics: Iterable[Metric], directory: RunDirectory) -> dict[str, Any]:
     scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
     results = Results(directory.rows(), directory.located(), scores)
     return {
-        name: asdict(estimate)
-        for metric in settings.metric.values()
-        for name, estimate in metric(results).items()
+        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
     }
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:
-    """A finished run; its metrics are computed again only if other ones are asked for."""
+    """A finished run; metrics it does not have yet are computed from its rows and added."""
     summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
-    if summary["metric_config"] == metric_hash(config):
-        log.info("already done: %s", directory.path)
-        return Outcome(directory.path, summary, computed=False)
-    log.info("already done, scored again with other metrics: %s", directory.path)
-    summary |= {"metrics": _metrics(settings, directory), "metric_config": metric_hash(config)}
-    directory.finish(summary)
+    known, wanted = summary["metric_configs"], metric_hashes(config)
+    new = [name for name in wanted if known.get(name) != wanted[name]]
+    log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
+    if new:
+        metrics = _metrics([settings.metric[name] for name in new], directory)
+        summary["metrics"] |= metrics
+        summary["metric_configs"] |= wanted
+        directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
 
 
@@ -225,6 +242,12 @@ def _headline(config: Mapping[str, Any]) -> str:
     return " ".join(
         [config["model"]["label"], module_name(config["dataset"]), module_name(config["method"])]
     )
+
+
+def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    shown = ("reliability", "generality", "locality", "pair_accuracy")
+    known = {name: metrics[name]["value"] for name in shown if name in metrics}
+    return ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:

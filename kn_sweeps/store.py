@@ -65,12 +65,9 @@ class RunDirectory:
                 ) from None
             yield
 
-    def clear(self) -> None:
-        """Forget earlier results, the marker first."""
-        self.summary_path.unlink(missing_ok=True)
+    def forget_chunks(self) -> None:
+        """Start over. What a finished run left stays until the new run is complete."""
         shutil.rmtree(self._parts, ignore_errors=True)
-        for name in ("rows.parquet", "neurons.json", "attributions.safetensors"):
-            (self.path / name).unlink(missing_ok=True)
 
     def has_chunk(self, chunk: int) -> bool:
         """Whether a chunk of cases is finished."""
@@ -99,6 +96,8 @@ class RunDirectory:
             for source, scores in load_file(self._part(i, "safetensors")).items():
                 tensors.setdefault(source, []).append(scores)
         joined = {source: torch.cat(scores) for source, scores in tensors.items()}
+        # From here on an earlier result is being replaced; the chunks can make the new one.
+        self.summary_path.unlink(missing_ok=True)
         write_json(self.path / "neurons.json", located)
         write_atomically(
             self.path / "attributions.safetensors", lambda path: save_file(joined, path)

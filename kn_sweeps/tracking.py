@@ -35,12 +35,13 @@ class Tracker(Protocol):
     """Opens a report for a run; an exception inside marks the run as failed."""
 
     def open(
-        self, run_id: str, sweep: str, config: Mapping[str, Any], directory: Path
+        self, run_id: str, name: str, sweep: str, config: Mapping[str, Any], directory: Path
     ) -> AbstractContextManager[Report]:
         """Open a report.
 
         Args:
             run_id: The run's id; a continued run keeps it.
+            name: What people call it.
             sweep: The sweep's name; runs are grouped by it.
             config: The resolved config.
             directory: The sweep's directory.
@@ -62,6 +63,7 @@ class NoTracker:
     def open(
         self,
         run_id: str,  # noqa: ARG002
+        name: str,  # noqa: ARG002
         sweep: str,  # noqa: ARG002
         config: Mapping[str, Any],  # noqa: ARG002
         directory: Path,  # noqa: ARG002
@@ -91,26 +93,32 @@ class WandB:
 
     @contextmanager
     def open(
-        self, run_id: str, sweep: str, config: Mapping[str, Any], directory: Path
+        self, run_id: str, name: str, sweep: str, config: Mapping[str, Any], directory: Path
     ) -> Iterator[Report]:
         """Open a W&B run whose id is the run's own and whose group is the sweep."""
         import wandb  # slow to import, and not wanted with tracker=none
 
-        run = wandb.init(
-            id=run_id,
-            name=f"{config['model']['label']}-{run_id}",
-            group=sweep,
-            job_type="run",
-            project=self.project,
-            entity=self.entity,
-            tags=list(self.tags),
-            config=dict(config),
-            mode=self.mode,
-            dir=str(directory),
-            reinit="finish_previous",
-            resume="allow" if self.mode == "online" else None,
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            run = wandb.init(
+                id=run_id,
+                name=name,
+                group=sweep,
+                job_type="run",
+                project=self.project,
+                entity=self.entity,
+                tags=list(self.tags),
+                config=dict(config),
+                mode=self.mode,
+                dir=str(directory),
+                reinit="finish_previous",
+                resume="allow" if self.mode == "online" else None,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise ValueError(
+                f"W&B could not be started with tracker.mode={self.mode}: {error}. Use "
+                "tracker.mode=offline and sync later, or tracker=none"
+            ) from error
         try:
             yield _WandBReport(run, self.sample_rows)
         except BaseException:

@@ -65,13 +65,17 @@ def test_a_control_can_be_of_any_method() -> None:
         (["seed=abc"], "seed='abc': Input should be a valid integer"),
         (["device=gpu"], "device='gpu': Input should be 'auto', 'cpu' or 'cuda'"),
         (["dtype=float8"], "Input should be 'float32', 'bfloat16' or 'float16'"),
+        (["limit=true"], "limit=True: expected another type"),
+        (["dataset.neighbours=-1"], "dataset: neighbours must be 0 or more, got -1"),
+        (["dataset.seen_share=50"], "seen_share must lie between 0 and 1"),
+        (["method=rome", "method.clamp_norm=-1"], "clamp_norm must be above 0"),
         (["limit=0"], "limit must be at least 1, or null"),
         (["batch_size=0"], "batch_size must be at least 1"),
         (["shard=2/2"], r"shard must be I/N with 0 <= I < N, e.g. 0/4; got '2/2'"),
         (["shard=one"], "shard must be I/N"),
         (["method.threshold=high"], "method.threshold='high': Input should be a valid number"),
         (["method.operation=delete"], "method.operation='delete': Input should be 'suppress' or"),
-        (["method.threshold=2"], "method: threshold must be between 0 and 1"),
+        (["method.threshold=2"], r"method: threshold must be in \[0, 1\)"),
         (["method=rome", "method.key_mode=bare"], "Input should be 'mean' or 'original'"),
         (["metric=[]"], "missing metric"),
         (["tracker.mode=on"], "tracker.mode"),
@@ -92,15 +96,16 @@ def test_a_wrong_value_is_refused_with_the_choices(overrides: list[str], message
 
 
 def test_the_run_id_is_what_can_change_rows() -> None:
-    base = run_id(composed(), "data")
+    base = run_id(composed(), "model", "data")
     for override in (
         *("device=cpu", "batch_size=7", "results_dir=elsewhere", "sweep=other", "rerun=true"),
         *("tracker=none", "metric=[reliability]", "dataset.root=/somewhere", "tracker.mode=online"),
     ):
-        assert run_id(composed(override), "data") == base, override
+        assert run_id(composed(override), "model", "data") == base, override
     for override in ("seed=1", "dtype=bfloat16", "limit=3", "method.nodes=9", "shard=0/2"):
-        assert run_id(composed(override), "data") != base, override
-    assert run_id(composed(), "other data") != base
+        assert run_id(composed(override), "model", "data") != base, override
+    assert run_id(composed(), "model", "other data") != base
+    assert run_id(composed(), "other model", "data") != base
 
 
 def test_the_configs_of_the_hub_have_romes_published_layers() -> None:

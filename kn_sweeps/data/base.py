@@ -51,3 +51,16 @@ class Dataset(Protocol):
 def left_out(source: str, used: int, reasons: Counter[str]) -> LeftOut:
     """A record of what was left out; reasons that did not occur are dropped."""
     return LeftOut(source, used, {reason: n for reason, n in reasons.items() if n})
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError for a negative number of probes."""
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"{name} must be 0 or more, got {count}")
+
+
+def check_share(seen_share: float) -> None:
+    """Raise ValueError unless something can be seen and something held out."""
+    if not 0 < seen_share < 1:
+        raise ValueError(f"seen_share must lie between 0 and 1, got {seen_share}")

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, Probe, ProbeKind, Query
-from kn_sweeps.data.base import Loaded, left_out
+from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.sources import (
     Source,
     check_names,
@@ -24,10 +24,10 @@ from kn_sweeps.seeding import shuffler
 
 HUB_NAME = "nyu-mll/blimp"
 _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-_KEYS = (
-    *("sentence_good", "sentence_bad", "linguistics_term", "UID"),
-    *("simple_LM_method", "one_prefix_method", "two_prefix_method"),
-)
+_KEYS = {
+    **dict.fromkeys(("sentence_good", "sentence_bad", "linguistics_term", "UID"), str),
+    **dict.fromkeys(("simple_LM_method", "one_prefix_method", "two_prefix_method"), bool),
+}
 _OTHER_PARADIGMS = 4
 
 
@@ -104,6 +104,13 @@ class Blimp:
     max_seen: int = 10
     rephrasings: int = 4
     neighbours: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        check_share(self.seen_share)
+        check_counts(
+            max_seen=self.max_seen, rephrasings=self.rephrasings, neighbours=self.neighbours
+        )
 
     def fingerprint(self) -> str:
         """Hash of the source's files; see `Dataset.fingerprint`."""
@@ -184,9 +191,11 @@ class _CaseMaker:
         reasons = Counter(why for p in self._pairs[name] if (why := p.why_not(self._kind)))
         reasons["held out to judge edits"] = len(self._held_out[name])
         if not editable:
-            # Nothing is edited, so nothing has to be held out.
-            usable = list(self._pairs[name])
-            shuffler(self._seed, "pairs", name).shuffle(usable)
+            # Nothing is edited, so nothing has to be held out; the pairs an edit would be made on
+            # come first, so that a control shares its method's cases.
+            others = [pair for pair in self._pairs[name] if pair not in set(usable)]
+            shuffler(self._seed, "scored pairs", name).shuffle(others)
+            usable += others
             reasons.clear()
         if limit is not None:
             reasons["beyond limit"] = max(0, len(usable) - limit)
@@ -269,6 +278,9 @@ def read_paradigm(source: Source, name: str) -> list[Pair]:
         rows = read_jsonl(path, _KEYS)
         if not rows:
             raise ValueError(f"paradigm {name} has no pairs: {path} is empty")
+        for number, row in enumerate(rows, start=1):
+            if row["UID"] != name:
+                raise ValueError(f"{path}, entry {number}: its UID is {row['UID']!r}, not {name!r}")
     else:
         import datasets
 

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from kn_sweeps.cases import RESIDUE, REVERSED, SAME_RELATION, SAME_SUBJECT, Case, Probe, Query
-from kn_sweeps.data.base import Loaded, left_out
+from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.sources import (
     Source,
     check_names,
@@ -116,9 +116,17 @@ class ParaRel:
     reversals: int = 2
     one_to_one: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        check_share(self.seen_share)
+        check_counts(
+            rephrasings=self.rephrasings, neighbours=self.neighbours, reversals=self.reversals
+        )
+
     def fingerprint(self) -> str:
-        """Hash of the source's files; see `Dataset.fingerprint`."""
-        return resolve_source("pararel", self.source, self.root).fingerprint()
+        """Hash of the source's files and the synonyms; see `Dataset.fingerprint`."""
+        source = resolve_source("pararel", self.source, self.root)
+        return source.fingerprint("facts", "patterns", also=_synonym_folder())
 
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases; every fact can be edited, so `editable` changes nothing."""
@@ -352,19 +360,19 @@ def read_relation(source: Source, name: str) -> Relation:
         ValueError: If a file is missing or malformed, or there is no pattern or fact.
     """
     paths = {part: _path(source, part, name) for part in ("patterns", "facts")}
-    patterns = [row["pattern"] for row in read_jsonl(paths["patterns"], ["pattern"])]
+    patterns = [row["pattern"] for row in read_jsonl(paths["patterns"], {"pattern": str})]
     for number, pattern in enumerate(patterns, start=1):
         if pattern.count(_SUBJECT) != 1 or pattern.count(_OBJECT) != 1:
             raise ValueError(
                 f"{paths['patterns']}, entry {number}: a pattern has one [X] and one [Y], "
                 f"got {pattern!r}"
             )
-    rows = read_jsonl(paths["facts"], ["sub_label", "obj_label"])
+    rows = read_jsonl(paths["facts"], {"sub_label": str, "obj_label": str})
     for part, found in (("patterns", patterns), ("facts", rows)):
         if not found:
             raise ValueError(f"relation {name} has no {part}: {paths[part]} is empty")
     for number, row in enumerate(rows, start=1):
-        if not (str(row["sub_label"]).strip() and str(row["obj_label"]).strip()):
+        if not (row["sub_label"].strip() and row["obj_label"].strip()):
             raise ValueError(f"{paths['facts']}, entry {number}: an empty label in {row!r}")
     facts = tuple(Fact(i, row["sub_label"], row["obj_label"]) for i, row in enumerate(rows))
     return Relation(name, tuple(dict.fromkeys(patterns)), facts)
@@ -372,14 +380,17 @@ def read_relation(source: Source, name: str) -> Relation:
 
 def read_synonyms() -> dict[str, dict[str, Synonym]]:
     """Relation to object to synonym. The tables ship with the package and serve every source."""
-    folder = Path(str(resources.files("kn_sweeps.data") / "bundled" / "pararel" / "synonyms"))
     return {
         path.stem: {
             row["object"]: Synonym(row["synonym"], row["relation"])
-            for row in read_jsonl(path, ["object", "synonym", "relation"])
+            for row in read_jsonl(path, {"object": str, "synonym": str, "relation": str})
         }
-        for path in sorted(folder.glob("*.jsonl"))
+        for path in sorted(_synonym_folder().glob("*.jsonl"))
     }
+
+
+def _synonym_folder() -> Path:
+    return Path(str(resources.files("kn_sweeps.data") / "bundled" / "pararel" / "synonyms"))
 
 
 def _path(source: Source, part: str, name: str) -> Path:

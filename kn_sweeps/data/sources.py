@@ -8,7 +8,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
@@ -32,14 +32,23 @@ class Source:
     name: SourceName
     root: Path | None
 
-    def fingerprint(self) -> str:
-        """Twelve hex digits of the names and contents of the files; `hub` for the hub."""
+    def fingerprint(self, *folders: str, also: Path | None = None) -> str:
+        """Twelve hex digits of the names and contents of the data files; `hub` for the hub.
+
+        Args:
+            folders: Folders below the root that hold the files; none for the root itself.
+            also: A folder outside the root that counts too.
+        """
         if self.root is None:
             return "hub"
         digest = hashlib.sha256()
-        for path in sorted(self.root.rglob("*.jsonl")):
-            digest.update(str(path.relative_to(self.root)).encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        places = [self.root / name for name in folders] or [self.root]
+        for place in [*places, *([also] if also else [])]:
+            for path in sorted(place.glob("*.jsonl")):
+                digest.update(
+                    f"{place.name}/{path.name}".encode() if folders else path.name.encode()
+                )
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:12]
 
 
@@ -79,12 +88,12 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
     return Source("local", folder)
 
 
-def read_jsonl(path: Path, required: Iterable[str]) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, required: Mapping[str, type]) -> list[dict[str, Any]]:
     """Read one JSON object a line.
 
     Args:
         path: The file.
-        required: Keys every object must have.
+        required: Keys every object must have, and the type of their values.
 
     Raises:
         ValueError: If the file is missing or unreadable, or a line is malformed; file and line
@@ -114,6 +123,11 @@ def read_jsonl(path: Path, required: Iterable[str]) -> list[dict[str, Any]]:
                 f"{path}, line {number}: no {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(map(repr, row))}"
             )
+        for key, kind in required.items():
+            if not isinstance(row[key], kind):
+                raise ValueError(
+                    f"{path}, line {number}: {key!r} should be a {kind.__name__}, got {row[key]!r}"
+                )
         rows.append(row)
     return rows
 

@@ -27,6 +27,7 @@ class Located:
         prompts: How many prompts located it.
         in_range: Whether tau alone brought their number into the wanted range.
         completeness_residual: The largest over prompts and layers, in probability.
+        residual_by_layer: The largest over prompts, for each layer.
     """
 
     edit: str
@@ -37,6 +38,7 @@ class Located:
     prompts: int
     in_range: bool
     completeness_residual: float
+    residual_by_layer: tuple[float, ...]
 
 
 @dataclass(frozen=True)

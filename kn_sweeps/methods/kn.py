@@ -70,8 +70,13 @@ class KnowledgeNeurons:
         if self.operation not in _FACTORS:
             raise ValueError(f"operation {self.operation!r}; choose from {', '.join(_FACTORS)}")
         for name in ("threshold", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.share_step <= 0 or self.max_adjustments < 0 or self.max_rows < 1:
+            raise ValueError(
+                "share_step must be above 0, max_adjustments 0 or more, max_rows 1 or more; got "
+                f"{self.share_step}, {self.max_adjustments}, {self.max_rows}"
+            )
         if not 1 <= self.min_neurons <= self.max_neurons:
             raise ValueError(
                 "1 <= min_neurons <= max_neurons must hold, got "
@@ -129,6 +134,7 @@ class KnowledgeNeurons:
         ]
         scores = torch.stack([result.scores.flatten() for result in results])
         neurons, tau, in_range = self.refine(scores)
+        residual = torch.stack([result.residual for result in results]).amax(0)
         located = Located(
             edit=name,
             source=cases[0].source,
@@ -137,7 +143,8 @@ class KnowledgeNeurons:
             tau=tau,
             prompts=len(queries),
             in_range=in_range,
-            completeness_residual=max(float(result.residual.max()) for result in results),
+            completeness_residual=float(residual.max()),
+            residual_by_layer=tuple(residual.tolist()),
         )
         return located, scores
 

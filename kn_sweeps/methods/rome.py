@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.cases import Case, Intent
+from kn_sweeps.cases import Case, Intent, Probe
 from kn_sweeps.edits import RankOne
 from kn_sweeps.interventions import outputs_replaced, recorded
 from kn_sweeps.methods.base import Plan, edit_probe
 from kn_sweeps.models.language_model import Batch, LanguageModel, Row
-from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.models.tokenization import Encoded, UnscorableError
 from kn_sweeps.seeding import generator
 
 _Contexts = dict[tuple[int, int, tuple[int, ...]], list[str]]
@@ -67,6 +67,12 @@ class Rome:
         """Refuse values that cannot be meant."""
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if min(self.learning_rate, self.clamp_norm) <= 0:
+            raise ValueError("learning_rate and clamp_norm must be above 0")
+        if min(self.weight_decay, self.kl_factor, self.contexts) < 0:
+            raise ValueError("weight_decay, kl_factor and contexts must be 0 or more")
+        if any(length < 1 for length in self.context_lengths):
+            raise ValueError(f"context_lengths must be 1 or more, got {self.context_lengths}")
         if self.key_mode not in ("mean", "original"):
             raise ValueError(f"key_mode {self.key_mode!r}; choose from mean, original")
 
@@ -92,7 +98,7 @@ class Rome:
             draw = generator(seed, "contexts")
             texts = [
                 text
-                for length in self.context_lengths
+                for length in (self.context_lengths if self.contexts else ())
                 for text in lm.sample(self.contexts, length, top_k=5, generator=draw)
             ]
             known[key] = ["", *(" ".join(text.split()) + ". " for text in texts)]
@@ -112,7 +118,7 @@ class Rome:
         probe = edit_probe(case)
         if probe.query.subject is None:
             raise ValueError(f"case {case.id} has no subject; ROME edits at the subject")
-        prompts = [lm.encode(probe.query.after(context), probe.new) for context in contexts]
+        prompts = list(_encoded(lm, probe, contexts))
         keys, bare_value = self._keys(lm, prompts)
         values = lm.architecture.values(self.layer).float()
         bias = lm.architecture.bias(self.layer)
@@ -164,6 +170,17 @@ class Rome:
         return delta.detach()
 
 
+def _encoded(lm: LanguageModel, probe: Probe, contexts: Sequence[str]) -> Iterator[Encoded]:
+    """The prompt after each context, without those that do not fit before it."""
+    for context in contexts:
+        try:
+            yield lm.encode(probe.query.after(context), probe.new)
+        except UnscorableError:
+            # The bare prompt has to fit; a sampled context may be too long or end in half a word.
+            if not context:
+                raise
+
+
 class _Loss:
     """mean_j -log P(new | context_j + prompt) + kl_factor * KL(now || before) at the essence.
 
@@ -176,7 +193,8 @@ class _Loss:
     ) -> None:
         self._lm = lm
         self._layer = rome.layer
-        self._kl_factor = rome.kl_factor if case.essence is not None else 0.0
+        essence = _essence(lm, case) if rome.kl_factor else None
+        self._kl_factor = rome.kl_factor if essence is not None else 0.0
         rows: list[Row] = []
         subjects: list[int] = []
         self._weights: list[float] = []
@@ -191,8 +209,7 @@ class _Loss:
             for i, row in enumerate(rows)
             for position, token in zip(row.positions, row.tokens, strict=True)
         ]
-        if self._kl_factor and case.essence is not None:
-            essence = lm.encode(case.essence, lm.tokenizer.mask_token or edit_probe(case).old)
+        if essence is not None:
             first = lm.rows(essence)[0]
             rows.append(first)
             subjects.append(essence.subject_last)
@@ -228,3 +245,13 @@ class _Loss:
         )
         with outputs_replaced(self._lm, change):
             return self._lm.log_probs(self._batch, self._where, self._positions)
+
+
+def _essence(lm: LanguageModel, case: Case) -> Encoded | None:
+    """The essence prompt with something in its slot; None where there is none that fits."""
+    if case.essence is None:
+        return None
+    try:
+        return lm.encode(case.essence, lm.tokenizer.mask_token or edit_probe(case).old)
+    except UnscorableError:
+        return None

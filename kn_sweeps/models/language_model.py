@@ -88,8 +88,8 @@ class Reply:
     Attributes:
         old: The score of the first target.
         new: The score of the second.
-        answer: Greedy answer; a causal LM's runs one token beyond the longer target, a masked
-            LM's has as many pieces as `new`.
+        answer: Greedy answer; a causal LM's has as many tokens as the longer target, a masked
+            LM's as many pieces as `new`.
         first_log_probs: Log-probabilities of the answer's first token, in nats, on the CPU.
     """
 
@@ -124,6 +124,7 @@ class LanguageModel:
         *,
         name: str = "",
         revision: str = "",
+        start_token: str | None = None,
         batch_size: int = 64,
     ) -> None:
         """Freeze `model`, check its architecture and its tokenizer.
@@ -133,6 +134,7 @@ class LanguageModel:
             tokenizer: Its fast tokenizer.
             name: What tables call it.
             revision: Which weights these are.
+            start_token: What every prompt of a causal LM starts with; see `tokenization.encode`.
             batch_size: Rows in one forward pass when scoring.
 
         Raises:
@@ -146,6 +148,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self.start_token = start_token
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
@@ -156,6 +159,8 @@ class LanguageModel:
                 f"{name}: the tokenizer has token id {largest} and the model {rows} embeddings; "
                 "they do not belong together"
             )
+        if start_token is not None and start_token not in tokenizer.get_vocab():
+            raise ValueError(f"{name}: the start token {start_token!r} is not in the vocabulary")
         if self.kind == "masked" and tokenizer.mask_token_id is None:
             raise ValueError(f"{name}: a masked LM needs a tokenizer with a mask token")
 
@@ -166,7 +171,7 @@ class LanguageModel:
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        encoded = encode(self.tokenizer, self.kind, query, target)
+        encoded = encode(self.tokenizer, self.kind, query, target, self.start_token)
         limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
@@ -258,10 +263,17 @@ class LanguageModel:
             head = rows[2 * i][0]
             kept = readings[head.ids, head.positions[0]].all_log_probs
             assert kept is not None
-            longest = max(greedy[2 * i : 2 * i + 2], key=len)
-            answer = longest if self.kind == "causal" else greedy[2 * i + 1]
-            replies.append(Reply(scores[0], scores[1], self._text(answer), kept))
+            replies.append(
+                Reply(scores[0], scores[1], self._text(self._answer(old, new, greedy, i)), kept)
+            )
         return replies
+
+    def _answer(self, old: Encoded, new: Encoded, greedy: Sequence[Ids], number: int) -> Ids:
+        """The greedy answer to one question, without the token that only ends the word."""
+        if self.kind == "masked":
+            return greedy[2 * number + 1]
+        longest = max(greedy[2 * number : 2 * number + 2], key=len)
+        return longest[: max(len(old.target_ids), len(new.target_ids))]
 
     def _masked(self, ids: Ids, where: range) -> Ids:
         mask = int(self.tokenizer.mask_token_id)
@@ -400,7 +412,7 @@ class LanguageModel:
     def _blank_rows(self, count: int, length: int) -> tuple[list[list[int]], int]:
         """Rows to sample into, and the position of the first sampled token."""
         if self.kind == "causal":
-            return [[start_id(self.tokenizer)] for _ in range(count)], 1
+            return [[start_id(self.tokenizer, self.start_token)] for _ in range(count)], 1
         row = list(self.tokenizer(" ".join([self.tokenizer.mask_token] * length))["input_ids"])
         first = row.index(self.tokenizer.mask_token_id)
         return [list(row) for _ in range(count)], first

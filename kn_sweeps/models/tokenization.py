@@ -65,7 +65,13 @@ class Encoded:
         return self.subject[1] - 1
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, kind: LMKind, query: Query, target: str) -> Encoded:
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: LMKind,
+    query: Query,
+    target: str,
+    start_token: str | None = None,
+) -> Encoded:
     """Tokenise `query` with `target` in its slot.
 
     Args:
@@ -73,11 +79,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, kind: LMKind, query: Query, targe
         kind: A causal LM gets prefix + target, a masked LM the suffix as well.
         query: The query.
         target: The answer, without surrounding blanks.
+        start_token: What every prompt of a causal LM starts with, where its tokenizer adds
+            nothing; None to add BOS, or EOS, to an empty prompt only.
 
     Raises:
         UnscorableError: If the target has no token of its own, a token straddles the slot's
-            boundary, the target is unknown to the tokenizer, or a causal LM would answer
-            before it reads the subject.
+            boundary, the target or the subject is unknown to the tokenizer, or a causal LM
+            would answer before it reads the subject.
     """
     if not target.strip():
         raise UnscorableError("the target tokenises to nothing", f"{target!r} in {query.text!r}")
@@ -85,33 +93,50 @@ def encode(tokenizer: PreTrainedTokenizerBase, kind: LMKind, query: Query, targe
     encoding = tokenizer(text, return_offsets_mapping=True)
     ids: list[int] = list(encoding["input_ids"])
     spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
-    if kind == "causal" and not (spans and spans[0][0] == spans[0][1]) and not query.prefix.strip():
-        ids, spans = [start_id(tokenizer), *ids], [(0, 0), *spans]
+    bare = bool(spans) and spans[0][0] < spans[0][1]
+    if kind == "causal" and bare and (start_token or not query.prefix.strip()):
+        ids, spans = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans]
     slot = (len(query.prefix), len(query.prefix) + len(target))
     found = _tokens_within(spans, slot, text)
     if kind == "causal":
         ids = ids[: found[1]]
         _check_prompt(tokenizer, query, ids[: found[0]])
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids[slice(*found)] and tokenizer.unk_token != target:
-        raise UnscorableError(
-            "the target is not in the tokenizer's vocabulary", f"{target!r} in {query.text!r}"
-        )
-    return Encoded(tuple(ids), found, _subject_tokens(kind, spans, query, target, text))
+    subject = _subject_tokens(kind, spans, query, target, text)
+    _check_known(tokenizer, ids, found, "target", query, target)
+    if subject is not None:
+        _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
+    return Encoded(tuple(ids), found, subject)
 
 
-def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that stands before the first one: BOS, or EOS for families without one.
+def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None) -> int:
+    """The token that stands before the first one: the one named, BOS, or EOS.
 
     Raises:
-        UnscorableError: If the tokenizer has neither.
+        UnscorableError: If none is named and the tokenizer has neither.
     """
+    if start_token is not None:
+        return int(tokenizer.get_vocab()[start_token])
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
     raise UnscorableError(
         "an empty prompt needs a BOS or EOS token", "the tokenizer has neither of them"
     )
+
+
+def _check_known(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: list[int],
+    where: tuple[int, int],
+    what: str,
+    query: Query,
+    text: str,
+) -> None:
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in ids[slice(*where)] and tokenizer.unk_token != text:
+        raise UnscorableError(
+            f"the {what} is not in the tokenizer's vocabulary", f"{text!r} in {query.text!r}"
+        )
 
 
 def _tokens_within(
@@ -135,7 +160,8 @@ def _check_prompt(tokenizer: PreTrainedTokenizerBase, query: Query, prompt: list
     if not prompt:
         raise UnscorableError("nothing stands before the answer", repr(query.text))
     bare = query.prefix.rstrip()
-    if bare and list(tokenizer(bare)["input_ids"]) != prompt:
+    own = list(tokenizer(bare)["input_ids"])
+    if bare and prompt[len(prompt) - len(own) :] != own:
         raise UnscorableError("the prompt tokenises otherwise before a target", repr(bare))
 
 

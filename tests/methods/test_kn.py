@@ -110,7 +110,7 @@ def test_enhancing_replaces_and_locates_the_new_answer(some_lm: LanguageModel) -
     ("arguments", "message"),
     [
         ({"operation": "delete"}, "choose from suppress, enhance"),
-        ({"threshold": 1.5}, "threshold must be between 0 and 1"),
+        ({"threshold": 1.5}, r"threshold must be in \[0, 1\)"),
         ({"min_neurons": 6}, "min_neurons <= max_neurons"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.tokenization import UnscorableError, encode
@@ -58,6 +59,7 @@ def test_an_empty_prompt_starts_with_bos() -> None:
         (Query("Ann sees "), " ", "tokenises to nothing"),
         (Query("Ann sees "), "", "tokenises to nothing"),
         (Query("Ann sees "), "zebra", "not in the tokenizer's vocabulary: 'zebra'"),
+        (Query("Zorro sees ", "", (0, 5)), "Bob", "subject is not in the tokenizer's vocab"),
         (Query("The ca"), "t", "straddles its boundary"),
     ],
 )
@@ -75,3 +77,16 @@ def test_a_subject_outside_its_prompt_is_refused(span: tuple[int, int]) -> None:
 def test_a_subject_token_beyond_the_subject_is_refused() -> None:
     with pytest.raises(UnscorableError, match="straddles"):
         encode(TOKENIZERS["causal"], "causal", Query("Paris is ", "", (0, 3)), "Rome")
+
+
+def test_a_start_token_stands_before_every_prompt_and_only_once() -> None:
+    tokenizer = word_tokenizer("causal")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
+    for query in (Query(""), Query("Ann sees ", "", (0, 3))):
+        encoded = encode(tokenizer, "causal", query, "Bob", "[SEP]")
+        assert encoded.ids[0] == tokenizer.get_vocab()["[SEP]"]
+        assert tokenizer.decode(encoded.target_ids) == "Bob"
+        bos = encode(TOKENIZERS["causal"], "causal", query, "Bob", "[SEP]")
+        assert bos.ids[0] == tokenizer.bos_token_id
+        assert bos.ids[1:] == encoded.ids[1:]
+        assert bos.subject == encoded.subject
