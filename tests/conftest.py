@@ -23,6 +23,9 @@ from transformers import (
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
 
+# Small matrices gain nothing from a second thread and lose much when a core is shared.
+torch.set_num_threads(1)
+
 WORDS = (
     *("The", "capital", "of", "is", "in", "city", "France", "Italy", "India", "Peru", "Paris"),
     *("Rome", "New", "Delhi", "Lima", "a", "b", "c", "d", "this", "that", "these", "those"),
