@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from kn_sweeps.cases import Case, LeftOut
@@ -251,8 +251,7 @@ def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _write_config(path: Path, config: Mapping[str, Any]) -> None:
-    text = yaml.safe_dump(dict(config), sort_keys=False)
-    write_text(path, text)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 @contextmanager
