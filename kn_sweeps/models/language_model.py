@@ -56,8 +56,7 @@ class TargetScore:
         ids: The target's token ids.
         log_probs: Log-probability of each, in nats, given the gold tokens before it.
         hits: Whether each is the argmax at its position.
-        exact: Whether the greedy answer is the target: every token, and, for a causal LM, a
-            word that ends there.
+        exact: Whether the greedy answer, as long as the target, is the target.
     """
 
     ids: Ids
@@ -256,24 +255,17 @@ class LanguageModel:
         greedy = self._greedy(encoded, readings)
         replies = []
         for i, (old, new) in enumerate(pairs):
+            answers = greedy[2 * i : 2 * i + 2]
             scores = [
-                self._score(one, rows[2 * i + j], readings, self._is_exact(one, greedy[2 * i + j]))
+                self._score(one, rows[2 * i + j], readings, answers[j] == one.target_ids)
                 for j, one in enumerate((old, new))
             ]
             head = rows[2 * i][0]
             kept = readings[head.ids, head.positions[0]].all_log_probs
             assert kept is not None
-            replies.append(
-                Reply(scores[0], scores[1], self._text(self._answer(old, new, greedy, i)), kept)
-            )
+            answer = max(answers, key=len) if self.kind == "causal" else answers[1]
+            replies.append(Reply(scores[0], scores[1], self._text(answer), kept))
         return replies
-
-    def _answer(self, old: Encoded, new: Encoded, greedy: Sequence[Ids], number: int) -> Ids:
-        """The greedy answer to one question, without the token that only ends the word."""
-        if self.kind == "masked":
-            return greedy[2 * number + 1]
-        longest = max(greedy[2 * number : 2 * number + 2], key=len)
-        return longest[: max(len(old.target_ids), len(new.target_ids))]
 
     def _masked(self, ids: Ids, where: range) -> Ids:
         mask = int(self.tokenizer.mask_token_id)
@@ -340,14 +332,14 @@ class LanguageModel:
             yield ordered[start : start + self.batch_size]
 
     def _greedy(self, encoded: Sequence[Encoded], readings: Mapping[Slot, _Reading]) -> list[Ids]:
-        """Greedy answers, as long as each target (causal: and one token more)."""
+        """Greedy answers, each as long as its target."""
         if self.kind == "masked":
             return self._greedy_masked(encoded)
         answers: list[Ids] = [
             (readings[one.prompt_ids + one.target_ids[:-1], one.target[0] - 1].argmax,)
             for one in encoded
         ]
-        length = [len(one.target_ids) + 1 for one in encoded]
+        length = [len(one.target_ids) for one in encoded]
         for step in range(1, max(length, default=0)):
             going = [i for i in range(len(encoded)) if length[i] > step]
             rows = [encoded[i].prompt_ids + answers[i] for i in going]
@@ -369,18 +361,6 @@ class LanguageModel:
     def _argmax(self, slots: Sequence[Slot]) -> list[int]:
         readings = self._read([Row(ids, (position,), (0,)) for ids, position in slots])
         return [readings[slot].argmax for slot in slots]
-
-    def _is_exact(self, encoded: Encoded, answer: Ids) -> bool:
-        n = len(encoded.target_ids)
-        if answer[:n] != encoded.target_ids:
-            return False
-        if self.kind == "masked":
-            return True
-        # "sketch" is not answered by "sketches": the next token must not continue the word.
-        prompt = list(encoded.prompt_ids)
-        with_next = str(self.tokenizer.decode([*prompt, *answer[: n + 1]]))
-        following = with_next[len(str(self.tokenizer.decode([*prompt, *answer[:n]]))) :]
-        return not following[:1].isalnum()
 
     @torch.inference_mode()
     def sample(
