@@ -100,7 +100,8 @@ def explain(error: BaseException) -> str:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
         near = get_close_matches(str(key), keys, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        return f"unknown key {cause.full_key or key}{hint}; choose from {', '.join(keys)}"  # type: ignore[union-attr]
+        place = getattr(cause, "full_key", None) or key
+        return f"unknown key {place}{hint}; choose from {', '.join(keys)}"
     if (group := re.search(r"Could not load '(\w+)/\w+'", message)) is not None:
         choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
         return f"{message.splitlines()[0]} Choose from {', '.join(choices)}"

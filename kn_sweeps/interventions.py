@@ -120,14 +120,13 @@ def _scalings(lm: LanguageModel, edit: NeuronScale) -> dict[int, Callable[[Tenso
                 f"{lm.architecture.d_ff - 1}"
             )
         by_layer[layer].append(index)
-    factors = {}
-    for layer, indices in by_layer.items():
-        factors[layer] = torch.ones(lm.architecture.d_ff, device=lm.device)
-        factors[layer][indices] = edit.factor
-    return {
-        layer: lambda x, factor=factor: x * factor.to(x.dtype)  # type: ignore[misc]
-        for layer, factor in factors.items()
-    }
+
+    def scaling(indices: list[int]) -> Callable[[Tensor], Tensor]:
+        factors = torch.ones(lm.architecture.d_ff, device=lm.device)
+        factors[indices] = edit.factor
+        return lambda x: x * factors.to(x.dtype)
+
+    return {layer: scaling(indices) for layer, indices in by_layer.items()}
 
 
 def _vectors(lm: LanguageModel, edit: RankOne) -> tuple[Tensor, Tensor]:

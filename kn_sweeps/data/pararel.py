@@ -136,11 +136,11 @@ class ParaRel:
         wanted = list(known) if self.relations is None else list(self.relations)
         check_names(wanted, known, "relation")
         library = {name: read_relation(source, name) for name in known}
-        synonyms = read_synonyms()
+        tables = read_synonyms()
         cases: list[Case] = []
         reports = []
         for name in wanted:
-            maker = _CaseMaker(self, kind, seed, library, library[name], synonyms.get(name, {}))
+            maker = _CaseMaker(self, kind, seed, library, library[name], tables)
             made, reasons = maker.cases(limit)
             cases += made
             reports.append(left_out(name, len(made), reasons))
@@ -157,14 +157,22 @@ class _CaseMaker:
         seed: int,
         library: dict[str, Relation],
         relation: Relation,
-        synonyms: dict[str, Synonym],
+        tables: dict[str, dict[str, Synonym]],
     ) -> None:
         self._options = options
         self._kind = kind
         self._seed = seed
         self._library = library
         self._relation = relation
-        self._synonyms = synonyms
+        self._synonyms = tables.get(relation.name, {})
+        # An edit should carry over to these: they are no neighbours of the same subject.
+        self._related = {relation.name, INVERSES.get(relation.name, "")}
+        for name, table in tables.items():
+            targets = {synonym.relation for synonym in table.values()}
+            if name == relation.name:
+                self._related |= targets
+            elif relation.name in targets:
+                self._related.add(name)
         self._inverse = library.get(INVERSES.get(relation.name, ""))
         self._facts = list(relation.facts)
         self._of_index = {fact.index: fact for fact in relation.facts}
@@ -266,19 +274,12 @@ class _CaseMaker:
 
     def _same_subject(self, name: str, fact: Fact) -> list[Probe]:
         """The same subject under other relations, except those the edit should carry over to."""
-        related = {self._relation.name, INVERSES.get(self._relation.name, "")}
-        related |= {synonym.relation for synonym in self._synonyms.values()}
-        related |= {
-            other
-            for other, table in read_synonyms().items()
-            if any(synonym.relation == self._relation.name for synonym in table.values())
-        }
         draw = shuffler(self._seed, "same subject", name)
         probes = []
         for other in self._library.values():
             objects = other.objects_of.get(fact.subject, frozenset())
             patterns = other.askable(self._kind)
-            if other.name in related or len(objects) != 1 or not patterns:
+            if other.name in self._related or len(objects) != 1 or not patterns:
                 continue
             (obj,) = objects
             query = ask(draw.choice(patterns), fact.subject)
