@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kn_sweeps.cases import Case
-from kn_sweeps.data.pararel import INVERSES, ParaRel, ask, read_relation, read_synonyms
+from kn_sweeps.data.pararel import INVERSES, ParaRel
+from kn_sweeps.data.relations import ask, read_relation, read_synonyms
 from kn_sweeps.data.sources import Source, resolve_source
 
 BUNDLED = resolve_source("pararel", "bundled", None)
