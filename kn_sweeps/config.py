@@ -24,10 +24,13 @@ from kn_sweeps.metrics.base import Metric
 from kn_sweeps.models.loading import DType, Model
 from kn_sweeps.tracking import Tracker
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of every run id: raise it when the same config gives other rows than before."""
 
-_CANNOT_CHANGE_ROWS = ("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir")
+_CANNOT_CHANGE_ROWS = (
+    *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
+    "attribution_cache_gib",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class RunConfig:
         shard: I/N runs every N-th edit, starting with the I-th (from 0).
         sweep: Name of the folder under `results_dir`, and the W&B group.
         rerun: Run again even if the results are there.
+        attribution_cache_gib: How much attribution results may take on disk for other runs to
+            use, in GiB; 0 for none.
         results_dir: Where run directories go.
     """
 
@@ -64,6 +69,7 @@ class RunConfig:
     shard: str = "0/1"
     sweep: str = "default"
     rerun: bool = False
+    attribution_cache_gib: float = 4.0
     results_dir: str = "results"
 
     def __post_init__(self) -> None:

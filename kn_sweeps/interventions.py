@@ -99,6 +99,7 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
     Raises:
         ValueError: As `applied`.
     """
+    lm.revision = ""
     match edit:
         case NeuronScale():
             _scalings(lm, edit)

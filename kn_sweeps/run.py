@@ -22,13 +22,15 @@ from typing import Any
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
+from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.evaluate import evaluate, scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric, Results
-from kn_sweeps.metrics.localisation import layer_histogram
+from kn_sweeps.metrics.localisation import certificates, layer_histogram
 from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.provenance import Stages, environment
@@ -96,7 +98,7 @@ def _compute(
     chunks = list(chunked(settings.method, cases))
     done = 0
     bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
-    with bar, stages.stage("edit and evaluate"):
+    with bar, stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
         for number, chunk in enumerate(chunks):
             if not directory.has_chunk(number):
                 plan = settings.method.plan(lm, chunk, settings.seed)
@@ -128,9 +130,24 @@ def _compute(
     }
     if located := directory.located():
         summary["neurons_by_layer"] = layer_histogram(located, lm.architecture.layers).tolist()
+        residuals, uncertified = certificates(located)
+        if uncertified:
+            log.warning(
+                "%.2g %% of %d attributed layers are not certified: their residual or estimated "
+                "error is above the tolerance (neurons.json lists them)",
+                100 * uncertified / len(residuals),
+                len(residuals),
+            )
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
     return summary
+
+
+def _cache(settings: RunConfig) -> AttributionCache | None:
+    if settings.attribution_cache_gib <= 0:
+        return None
+    size = int(settings.attribution_cache_gib * 1024**3)
+    return AttributionCache(cache_directory("attributions"), size)
 
 
 def _identity(

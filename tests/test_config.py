@@ -102,7 +102,7 @@ def test_the_run_id_is_what_can_change_rows() -> None:
         *("tracker=none", "metric=[reliability]", "dataset.root=/somewhere", "tracker.mode=online"),
     ):
         assert run_id(composed(override), "model", "data") == base, override
-    for override in ("seed=1", "dtype=bfloat16", "limit=3", "method.nodes=9", "shard=0/2"):
+    for override in ("seed=1", "dtype=bfloat16", "limit=3", "method.steps=9", "shard=0/2"):
         assert run_id(composed(override), "model", "data") != base, override
     assert run_id(composed(), "model", "other data") != base
     assert run_id(composed(), "other model", "data") != base

@@ -15,9 +15,9 @@ import kn_sweeps.run as run_module
 from kn_sweeps.run import run
 from tests.test_config import composed
 
-QUICK = ("tracker=none", "metric=[reliability,locality,localisation]")
+QUICK = ("tracker=none", "attribution_cache_gib=0", "metric=[reliability,locality,localisation]")
 FACTS = ("dataset=pararel", "dataset.relations=[P36,P101]", "limit=3")
-KN = ("method=kn", "method.nodes=2")
+KN = ("method=kn", "method.quadrature=riemann", "method.steps=2")
 ROME = ("method=rome", "method.steps=3")
 
 

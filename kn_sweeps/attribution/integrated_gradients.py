@@ -1,181 +1,238 @@
-"""Integrated gradients over MLP neurons (Dai et al. 2022, eq. 1), every layer in one pass.
+"""Integrated gradients over MLP neurons (Dai et al. 2022, eq. 1), with a proof of their accuracy.
 
     Attr(l, i) = a_i * integral over alpha in [0, 1] of dP(y | x; alpha * a_l) / da_i
 
-a_l are the neurons of layer l at the positions that predict the target; one batch row holds one
-(layer, alpha) pair, so that one forward and one backward serve all layers.
+a_l are the neurons of layer l at the positions that predict the target. Many (prompt, layer,
+alpha) points are evaluated in one batch (`SteppedIntegrand`); each layer of each prompt has its own
+integral, which asks for more points where it is not accurate enough (`Quadrature`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kn_sweeps.attribution.quadrature import Quadrature
-from kn_sweeps.interventions import neurons_replaced, recorded
-from kn_sweeps.models.language_model import LanguageModel, Row
+from kn_sweeps.attribution.hooked import HookedIntegrand
+from kn_sweeps.attribution.integrand import Integrand, Measure, Point, at_least_float32
+from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
+from kn_sweeps.attribution.stepped import CannotStepError, SteppedIntegrand
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.tokenization import Encoded
 
-_FLOOR = 1e-6
-"""A change of probability below this counts as this when a residual is judged."""
+log = logging.getLogger(__name__)
+
+_ULPS = 16
+"""Rounding of the measure, in units of its last place, below which no node can help."""
+_PROMPT_ROWS = 8
+"""Rows counted for a prompt when prompts are put together: enough for all its layers' first nodes
+to fill a few passes, little enough that what is kept for each of them is small."""
+
+Cell = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """How much each neuron adds to one target's probability.
+    """How much each neuron adds to one target's measure.
 
     Attributes:
-        scores: Attr(l, i), in probability.
-        probability: P(y | x).
-        without: P(y | x) with all of a layer's neurons at 0, a layer.
+        scores: Attr(l, i), in probability (or nats, for the log-probability).
+        value: The measure of the unchanged model, P(y | x).
+        without: The same with all of a layer's neurons at 0.
+        residual: |sum_i Attr(l, i) - (value - without)|: completeness makes it 0 for the exact
+            integral, so it is the error of the layer's sum.
+        error: Estimated error of the layer's scores as a share of their length (2-norm), by an
+            embedded rule: it sees errors that cancel in the sum. NaN where there is none.
+        nodes: Points evaluated for the layer.
+        certified: Whether residual and error are within the tolerance.
     """
 
     scores: Float[Tensor, "layers d_ff"]
-    probability: float
+    value: float
     without: Float[Tensor, " layers"]
-
-    @property
-    def residual(self) -> Float[Tensor, " layers"]:
-        """|sum_i Attr(l, i) - (P(a) - P(0))| a layer, in probability.
-
-        Completeness makes it 0 for the exact integral, so it is the error of the layer's sum.
-        """
-        return (self.scores.sum(-1) - (self.probability - self.without)).abs()
-
-
-@dataclass(frozen=True)
-class _Node:
-    """One point of one layer's path: its neurons scaled by `alpha`, with a weight."""
-
-    layer: int
-    alpha: float
-    weight: float
+    residual: Float[Tensor, " layers"]
+    error: Float[Tensor, " layers"]
+    nodes: Int[Tensor, " layers"]
+    certified: Bool[Tensor, " layers"]
 
 
 def integrated_gradients(
-    lm: LanguageModel, encoded: Encoded, quadrature: Quadrature, *, max_rows: int = 256
-) -> Attribution:
-    """Attribute P(target) to every neuron of every layer.
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    quadrature: Quadrature | None = None,
+    *,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """Attribute each prompt's target to every neuron of every layer.
 
-    The target's probability is the joint one of its tokens with gold prefix; the neurons at all
-    positions that predict one of them are scaled together and their scores are added.
+    The measure is that of the joint target, its tokens predicted from the gold ones before them;
+    the neurons at all positions that predict one of them are scaled together and their scores are
+    added. Cells of a float32 model whose residual is not within the tolerance only because of
+    rounding are computed again in double precision.
 
     Args:
         lm: The model.
-        encoded: Query and target.
-        quadrature: How the integral is taken; layers that need more nodes get them.
+        prompts: Queries with their targets.
+        quadrature: How the integrals are taken.
+        measure: Probability or log-probability.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Returns:
-        Scores on the CPU in float32.
+        One attribution a prompt, on the CPU: scores in float32, the rest in float64.
+
+    Raises:
+        ValueError: If the model's probability of a target is not a number.
 
     Source: Dai et al. (2022), *Knowledge Neurons in Pretrained Transformers*, eq. 1. They take
-    20 Riemann steps; the rule is free here and its error is measured by `residual`.
+    20 Riemann steps (`Quadrature("riemann", 20)`).
     """
-    rows = lm.rows(encoded)
-    neurons, probability = _neurons_at_answer(lm, rows)
-    result = Attribution(
-        torch.zeros(lm.architecture.layers, lm.architecture.d_ff),
-        probability,
-        torch.zeros(lm.architecture.layers),
-    )
-    pending = list(range(lm.architecture.layers))
-    rule: Quadrature | None = quadrature
-    while rule is not None and pending:
-        _integrate(lm, rows, neurons, rule, pending, result, max_rows)
-        wanted = rule.tolerance * (probability - result.without).abs().clamp(min=_FLOOR)
-        # Below this a residual is rounding of the probabilities, which no node can take away.
-        rounding = 32 * torch.finfo(torch.float32).eps * result.without.clamp(min=probability)
-        pending = [
-            layer
-            for layer in pending
-            if result.residual[layer] > max(wanted[layer], rounding[layer])
-        ]
-        rule = rule.refined()
-    return result
+    quadrature = quadrature or Quadrature()
+    results: dict[int, Attribution] = {}
+    for group in groups(lm, prompts, max_rows):
+        members = [prompts[i] for i in group]
+        found = _integrate(lm, members, quadrature, measure, max_rows)
+        results |= dict(zip(group, found, strict=True))
+    return [results[i] for i in range(len(prompts))]
+
+
+def integrand_of(lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure) -> Integrand:
+    """The fast integrand where the model's blocks can be stepped, else the general one.
+
+    Raises:
+        ValueError: If the model's probability of a target is not a number.
+    """
+    integrand: Integrand
+    try:
+        integrand = SteppedIntegrand(lm, prompts, measure)
+    except CannotStepError as reason:
+        log.debug("whole rows through %s: %s", lm.name, reason)
+        integrand = HookedIntegrand(lm, prompts, measure)
+    if not torch.isfinite(integrand.whole.values).all():
+        raise ValueError(
+            f"{lm.name} gives a {measure.replace('_', '-')} of {integrand.whole.values.tolist()}: "
+            "its weights or activations are not finite (try dtype=float32)"
+        )
+    return integrand
+
+
+def groups(lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int) -> Iterator[list[int]]:
+    """Prompts of like length together, since padding is waste.
+
+    A causal LM's rows have a position for each token of the longest target in the batch.
+    """
+    causal = lm.kind == "causal"
+
+    def tokens(i: int) -> int:
+        return len(prompts[i].target_ids)
+
+    def size(i: int) -> tuple[int, int, int]:
+        return tokens(i) if causal else 0, len(prompts[i].ids), i
+
+    group: list[int] = []
+    rows = 0
+    for i in sorted(range(len(prompts)), key=size):
+        own = _PROMPT_ROWS * (1 if causal else tokens(i))
+        if group and (rows + own > max_rows or size(i)[0] != size(group[0])[0]):
+            yield group
+            group, rows = [], 0
+        group.append(i)
+        rows += own
+    if group:
+        yield group
 
 
 def _integrate(
     lm: LanguageModel,
-    rows: Sequence[Row],
-    neurons: Sequence[Float[Tensor, "reads d_ff"]],
-    rule: Quadrature,
-    layers: Sequence[int],
-    result: Attribution,
+    prompts: Sequence[Encoded],
+    quadrature: Quadrature,
+    measure: Measure,
     max_rows: int,
-) -> None:
-    """Put the scores of `layers` by one rule into `result`, in place of earlier ones."""
-    # The node at 0 has no weight in the integral: it gives the baseline P(0).
-    nodes = [
-        _Node(layer, alpha, weight)
-        for layer in layers
-        for alpha, weight in [(0.0, 0.0), *zip(*rule.points(), strict=True)]
+) -> list[Attribution]:
+    layers = range(lm.architecture.layers)
+    integrand = integrand_of(lm, prompts, measure)
+    values = integrand.whole.values.tolist()
+    cells = [(p, layer) for p in range(len(prompts)) for layer in layers]
+    paths = _taken(lm, integrand, quadrature, cells, max_rows)
+    del integrand
+    unclear = [cell for cell in cells if paths[cell].unclear]
+    if unclear and lm.model.dtype == torch.float32:
+        numbers = sorted({p for p, _ in unclear})
+        again = [(numbers.index(p), layer) for p, layer in unclear]
+        with in_double(lm):
+            exact = integrand_of(lm, [prompts[p] for p in numbers], measure)
+            found = _taken(lm, exact, quadrature, again, max_rows)
+        paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
+    return [
+        _attribution(values[p], [paths[p, layer] for layer in layers]) for p in range(len(prompts))
     ]
-    result.scores[list(layers)] = 0
-    per_pass = max(1, max_rows // len(rows))
-    for start in range(0, len(nodes), per_pass):
-        chunk = nodes[start : start + per_pass]
-        gradients, probabilities = _gradients(lm, rows, neurons, chunk)
-        for node, gradient, value in zip(chunk, gradients, probabilities, strict=True):
-            scores = node.weight * (gradient * neurons[node.layer]).sum(0)
-            result.scores[node.layer] += scores.cpu()
-            if node.alpha == 0:
-                result.without[node.layer] = value
 
 
-def _neurons_at_answer(
-    lm: LanguageModel, rows: Sequence[Row]
-) -> tuple[list[Float[Tensor, "reads d_ff"]], float]:
-    """Each layer's neurons at the positions that predict the target, and P(target)."""
-    which, positions, tokens = _reads(rows)
-    with torch.inference_mode(), recorded(lm, range(lm.architecture.layers)) as seen:
-        log_probs = lm.log_probs(lm.batch([row.ids for row in rows]), which, positions)
-    joint = log_probs[range(len(tokens)), tokens].sum()
-    neurons = [seen[layer][0][which, positions].float() for layer in sorted(seen)]
-    return [one.clone() for one in neurons], float(joint.exp())
-
-
-def _reads(rows: Sequence[Row]) -> tuple[list[int], list[int], list[int]]:
-    """Row number, position and gold token of every reading."""
-    reads = [
-        (i, position, token)
-        for i, row in enumerate(rows)
-        for position, token in zip(row.positions, row.tokens, strict=True)
-    ]
-    which, positions, tokens = zip(*reads, strict=True)
-    return list(which), list(positions), list(tokens)
-
-
-def _gradients(
+def _taken(
     lm: LanguageModel,
-    rows: Sequence[Row],
-    neurons: Sequence[Float[Tensor, "reads d_ff"]],
-    nodes: Sequence[_Node],
-) -> tuple[list[Float[Tensor, "reads d_ff"]], list[float]]:
-    """Gradient of P(target) with respect to the scaled neurons, and P itself, a node."""
-    which, positions, tokens = _reads(rows)
-    leaves = [(node.alpha * neurons[node.layer]).requires_grad_() for node in nodes]
+    integrand: Integrand,
+    quadrature: Quadrature,
+    cells: Sequence[Cell],
+    max_rows: int,
+) -> dict[Cell, PathIntegral]:
+    """Take the integrals of `cells` together."""
+    rounding = _ULPS * torch.finfo(lm.model.dtype).eps
+    whole = integrand.whole
+    paths = {
+        (p, layer): quadrature.integral(rounding, float(whole.ratios[layer, p]))
+        for p, layer in cells
+    }
+    ends = [Point(p, layer, 1.0) for p, layer in cells]
+    at_end = torch.stack([whole.gradients[layer, p] for p, layer in cells])
+    _tell(lm, integrand, paths, ends, whole.values[[p for p, _ in cells]], at_end)
+    most = max(len(rows) for rows in integrand.readings.rows)
+    per_pass = max(1, (max_rows - 1) // most)
+    # A path that was refined before may ask again, and the lowest layers do most of that: they go
+    # first, and what can wait fills the passes.
+    urgent = sorted(paths, key=lambda cell: cell[1])
+    while points := [
+        Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
+    ]:
+        points = points[:per_pass]
+        _tell(lm, integrand, paths, points, *integrand.at(points))
+        urgent.sort(key=lambda cell: -paths[cell].nodes)
+    return paths
 
-    def put(layer: int) -> Callable[[Tensor], Tensor]:
-        at = [n for n, node in enumerate(nodes) if node.layer == layer]
-        into = [n * len(rows) + i for n in at for i in which]
 
-        def change(x: Tensor) -> Tensor:
-            scaled = torch.cat([leaves[n] for n in at]).to(x.dtype)
-            index = (torch.tensor(into, device=x.device), torch.tensor(positions * len(at)))
-            return x.index_put(index, scaled)
+def _tell(
+    lm: LanguageModel,
+    integrand: Integrand,
+    paths: dict[Cell, PathIntegral],
+    points: Sequence[Point],
+    values: Float[Tensor, " points"],
+    gradients: Float[Tensor, "points reads d_model"],
+) -> None:
+    """Turn gradients at the MLP's output into the integrand a_i * dP/da_i, and pass it on."""
+    for layer in sorted({point.layer for point in points}):
+        at = [n for n, point in enumerate(points) if point.layer == layer]
+        value_slots = at_least_float32(lm.architecture.values(layer))
+        neurons = integrand.whole.neurons[layer][[points[n].prompt for n in at]]
+        scores = ((gradients[at] @ value_slots.T) * neurons).sum(1).double().cpu().numpy()
+        for n, value, row in zip(at, values[at].tolist(), scores, strict=True):
+            paths[points[n].prompt, layer].know(points[n].alpha, value, row)
 
-        return change
 
-    batch = lm.batch([row.ids for row in rows] * len(nodes))
-    reads = [n * len(rows) + i for n in range(len(nodes)) for i in which]
-    with neurons_replaced(lm, {layer: put(layer) for layer in {node.layer for node in nodes}}):
-        log_probs = lm.log_probs(batch, reads, positions * len(nodes))
-    gold = log_probs[range(len(reads)), tokens * len(nodes)]
-    probabilities = gold.reshape(len(nodes), -1).sum(-1).exp()
-    gradients = torch.autograd.grad(probabilities.sum(), leaves)
-    return list(gradients), probabilities.tolist()
+def _attribution(value: float, paths: Sequence[PathIntegral]) -> Attribution:
+    def each(what: str) -> Tensor:
+        return torch.tensor([getattr(path, what) for path in paths], dtype=torch.float64)
+
+    return Attribution(
+        torch.from_numpy(np.stack([path.scores for path in paths])).float(),
+        value,
+        each("start"),
+        each("residual"),
+        each("error"),
+        each("nodes").long(),
+        each("certified").bool(),
+    )

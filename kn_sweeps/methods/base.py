@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 
+from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.cases import Case, Intent, Probe
 from kn_sweeps.edits import Edit, Neuron
 from kn_sweeps.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How accurate one prompt's attributions are, layer by layer; see `Attribution`.
+
+    Attributes:
+        residual: Completeness residual, in probability (or nats).
+        error: Estimated relative error of the scores.
+        nodes: Points evaluated.
+        certified: Whether both are within the tolerance.
+    """
+
+    residual: tuple[float, ...]
+    error: tuple[float, ...]
+    nodes: tuple[int, ...]
+    certified: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, attribution: Attribution) -> Certificate:
+        """An attribution's."""
+        return cls(
+            *(tuple(getattr(attribution, field.name).tolist()) for field in fields(cls)),
+        )
 
 
 @dataclass(frozen=True)
@@ -24,10 +49,8 @@ class Located:
         cases: Ids of the cases it covers.
         neurons: The refined set, best first.
         tau: Share of prompts a neuron had to be shared by.
-        prompts: How many prompts located it.
         in_range: Whether tau alone brought their number into the wanted range.
-        completeness_residual: The largest over prompts and layers, in probability.
-        residual_by_layer: The largest over prompts, for each layer.
+        certificates: One for each prompt that located it.
     """
 
     edit: str
@@ -35,10 +58,8 @@ class Located:
     cases: tuple[str, ...]
     neurons: tuple[Neuron, ...]
     tau: float
-    prompts: int
     in_range: bool
-    completeness_residual: float
-    residual_by_layer: tuple[float, ...]
+    certificates: tuple[Certificate, ...]
 
 
 @dataclass(frozen=True)

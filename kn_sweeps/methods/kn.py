@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.attribution.integrated_gradients import integrated_gradients
+from kn_sweeps.attribution.attributor import Attributor, Kind
+from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.edits import Edit, NeuronScale
-from kn_sweeps.methods.base import Located, Plan, edit_probe
+from kn_sweeps.methods.base import Certificate, Located, Plan, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import Encoded
 
 _FACTORS = {"suppress": 0.0, "enhance": 2.0}
 
@@ -37,10 +39,12 @@ class KnowledgeNeurons:
         max_adjustments: How often at most.
         min_neurons: Fewest neurons wanted.
         max_neurons: Most neurons wanted.
-        quadrature: Rule for the path integral.
-        nodes: Its number of nodes at first.
-        max_nodes: Its number of nodes at most, for layers whose completeness residual is too large.
-        tolerance: Largest residual, as a share of |P(a) - P(0)|.
+        attribution: `integrated_gradients`, or a baseline: `grad_x_act` or `activation`.
+        measure: What is attributed, the target's `probability` or `log_probability`.
+        quadrature: `adaptive`, or a fixed rule: `riemann` or `gauss_legendre`.
+        steps: Nodes of a fixed rule.
+        tol: Largest completeness residual and estimated error, relative; see `Quadrature`.
+        max_nodes: Nodes of an adaptive integral at most.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Source: Dai et al. (2022), sections 3.2 and 3.3; hyper-parameters from their code. Two
@@ -57,11 +61,13 @@ class KnowledgeNeurons:
     max_adjustments: int = 20
     min_neurons: int = 2
     max_neurons: int = 5
-    quadrature: Rule = "gauss_legendre"
-    nodes: int = 8
-    max_nodes: int = 128
-    tolerance: float = 1e-3
-    max_rows: int = 256
+    attribution: Kind = "integrated_gradients"
+    measure: Measure = "probability"
+    quadrature: Rule = "adaptive"
+    steps: int = 20
+    tol: float = 1e-3
+    max_nodes: int = 512
+    max_rows: int = 512
 
     changes: ClassVar[bool] = True
 
@@ -72,16 +78,17 @@ class KnowledgeNeurons:
         for name in ("threshold", "share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.share_step <= 0 or self.max_adjustments < 0 or self.max_rows < 1:
+        if self.share_step <= 0 or self.max_adjustments < 0:
             raise ValueError(
-                "share_step must be above 0, max_adjustments 0 or more, max_rows 1 or more; got "
-                f"{self.share_step}, {self.max_adjustments}, {self.max_rows}"
+                "share_step must be above 0 and max_adjustments 0 or more; got "
+                f"{self.share_step} and {self.max_adjustments}"
             )
         if not 1 <= self.min_neurons <= self.max_neurons:
             raise ValueError(
                 "1 <= min_neurons <= max_neurons must hold, got "
                 f"{self.min_neurons} and {self.max_neurons}"
             )
+        self._attributor()
 
     @property
     def intent(self) -> Intent:
@@ -99,11 +106,25 @@ class KnowledgeNeurons:
         groups: dict[str, list[Case]] = {}
         for case in cases:
             groups.setdefault(self.group(case), []).append(case)
+        prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
+        every = [prompt for some in prompts.values() for prompt in some]
+        attributions = iter(self._attributor()(lm, every))
         edits: dict[str, Edit] = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
         for name, members in groups.items():
-            found, rows = self._locate(lm, name, members)
+            results = [next(attributions) for _ in prompts[name]]
+            rows = torch.stack([result.scores.flatten() for result in results])
+            neurons, tau, in_range = self.refine(rows)
+            found = Located(
+                edit=name,
+                source=members[0].source,
+                cases=tuple(case.id for case in members),
+                neurons=tuple(divmod(i, lm.architecture.d_ff) for i in neurons),
+                tau=tau,
+                in_range=in_range,
+                certificates=tuple(map(Certificate.of, results)),
+            )
             located.append(found)
             edits[name] = NeuronScale(found.neurons, _FACTORS[self.operation])
             scores.setdefault(found.source, []).append(rows)
@@ -114,39 +135,20 @@ class KnowledgeNeurons:
             {source: torch.cat(rows) for source, rows in scores.items()},
         )
 
+    def _attributor(self) -> Attributor:
+        quadrature = Quadrature(self.quadrature, self.steps, self.tol, self.max_nodes)
+        return Attributor(self.attribution, self.measure, quadrature, self.max_rows)
+
     def _target(self, case: Case) -> str:
         probe = edit_probe(case)
         locate = self.locate or ("old" if self.operation == "suppress" else "new")
         return probe.old if locate == "old" else probe.new
 
-    def _locate(
-        self, lm: LanguageModel, name: str, cases: Sequence[Case]
-    ) -> tuple[Located, Float[Tensor, "prompts neurons"]]:
+    def _prompts(self, lm: LanguageModel, name: str, cases: Sequence[Case]) -> list[Encoded]:
         queries = list(dict.fromkeys(query for case in cases for query in case.seen))
         if not queries:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        quadrature = Quadrature(self.quadrature, self.nodes, self.max_nodes, self.tolerance)
-        results = [
-            integrated_gradients(
-                lm, lm.encode(query, self._target(cases[0])), quadrature, max_rows=self.max_rows
-            )
-            for query in queries
-        ]
-        scores = torch.stack([result.scores.flatten() for result in results])
-        neurons, tau, in_range = self.refine(scores)
-        residual = torch.stack([result.residual for result in results]).amax(0)
-        located = Located(
-            edit=name,
-            source=cases[0].source,
-            cases=tuple(case.id for case in cases),
-            neurons=tuple(divmod(i, lm.architecture.d_ff) for i in neurons),
-            tau=tau,
-            prompts=len(queries),
-            in_range=in_range,
-            completeness_residual=float(residual.max()),
-            residual_by_layer=tuple(residual.tolist()),
-        )
-        return located, scores
+        return [lm.encode(query, self._target(cases[0])) for query in queries]
 
     def refine(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.

@@ -45,7 +45,7 @@ class Results:
     Attributes:
         rows: One row a probe under an edit, all of one intent.
         located: One mapping for each edit that located neurons: its `edit`, `neurons` as
-            (layer, index) pairs, the threshold `tau` and the `completeness_residual`.
+            (layer, index) pairs, the threshold `tau` and the `certificates` of its prompts.
         attributions: For each source, the scores of its prompts, (prompts, layers * neurons).
     """
 

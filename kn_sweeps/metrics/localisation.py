@@ -50,9 +50,21 @@ def layer_histogram(located: Sequence[Mapping[str, Any]], layers: int) -> NDArra
     return np.bincount(np.array(found, dtype=np.int64), minlength=layers).astype(np.int64)
 
 
+def certificates(located: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float64], int]:
+    """Every prompt's and layer's completeness residual, and how many are not certified.
+
+    An attribution without an integral has no residual and is left out.
+    """
+    every = [certificate for entry in located for certificate in entry["certificates"]]
+    residuals = np.array([x for one in every for x in one["residual"]], np.float64)
+    certified = np.array([x for one in every for x in one["certified"]], bool)
+    there = np.isfinite(residuals)
+    return residuals[there], int((~certified[there]).sum())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localisation(Metric):
-    """`neurons`, `tau`, `completeness_residual` and `r_squared`."""
+    """`neurons`, `tau`, `completeness_residual`, `uncertified` and `r_squared`."""
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score what a run located; a method that locates nothing has no such numbers."""
@@ -66,13 +78,14 @@ class Localisation(Metric):
         sizes = [len(entry["neurons"]) for entry in located]
         # None becomes NaN, which is not judged.
         taus = np.array([entry["tau"] for entry in located], dtype=np.float64)
-        residuals = np.array([entry["completeness_residual"] for entry in located], np.float64)
-        residuals = residuals[np.isfinite(residuals)]
+        residuals, uncertified = certificates(located)
         worst = float(residuals.max()) if len(residuals) else None
+        share = uncertified / len(residuals) if len(residuals) else None
         return {
             "neurons": self._mean(sizes, edits),
             "tau": self._mean(taus, edits),
             "completeness_residual": Estimate(worst, None, None, len(residuals)),
+            "uncertified": Estimate(share, None, None, len(residuals)),
         }
 
     def _alike(self, attributions: Mapping[str, NDArray[np.floating[Any]]]) -> dict[str, Estimate]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class Family:
         mlp_output: The MLP's output projection, within a block. Its input coordinates are the
             neurons.
         embeddings: The token embedding.
+        post_norm: The norm that follows the sum of MLP output and residual, within a block; None
+            where the sum is the block's output.
         head: Final hidden states to logits.
         conv1d: Whether the projection is GPT-2's Conv1D, whose weight is (d_ff, d_model).
     """
@@ -50,6 +52,7 @@ class Family:
     blocks: str
     mlp_output: str
     embeddings: str
+    post_norm: str | None = None
     head: Head = field(default=_modules_head("lm_head"))
     conv1d: bool = False
 
@@ -64,6 +67,7 @@ FAMILIES: dict[str, Family] = {
         "bert.encoder.layer",
         _BERT_MLP,
         "bert.embeddings.word_embeddings",
+        "output.LayerNorm",
         _modules_head("cls"),
     ),
     "roberta": Family(
@@ -72,6 +76,7 @@ FAMILIES: dict[str, Family] = {
         "roberta.encoder.layer",
         _BERT_MLP,
         "roberta.embeddings.word_embeddings",
+        "output.LayerNorm",
     ),
     "distilbert": Family(
         "masked",
@@ -79,6 +84,7 @@ FAMILIES: dict[str, Family] = {
         "distilbert.transformer.layer",
         "ffn.lin2",
         "distilbert.embeddings.word_embeddings",
+        "output_layer_norm",
         _modules_head("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
     ),
     "gpt2": Family(
@@ -107,6 +113,8 @@ class Architecture:
         layers: Number of transformer blocks; layers are counted from 0.
         d_model: Width of the residual stream.
         d_ff: Number of neurons in a layer.
+        mlp_adds: Whether a block's output is the sum of the MLP's output and something that does
+            not depend on it, through `post_norm` where there is one.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -142,6 +150,7 @@ class Architecture:
         self.d_ff = _mlp_width(model)
         self._check_projections()
         self._check_head()
+        self.mlp_adds = all(self._mlp_adds(layer) for layer in {0, self.layers - 1})
 
     def mlp_output(self, layer: int) -> nn.Module:
         """The output projection of `layer`'s MLP; its input is that layer's neurons."""
@@ -157,6 +166,11 @@ class Architecture:
         """The output projection's bias, None where the family has none."""
         bias = getattr(self.mlp_output(layer), "bias", None)
         return bias if isinstance(bias, Tensor) else None
+
+    def post_norm(self, layer: int) -> nn.Module | None:
+        """The norm between `layer`'s sum of residual and MLP output and its block's output."""
+        path = self._family.post_norm
+        return None if path is None else self.blocks[layer].get_submodule(path)
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of final hidden states."""
@@ -194,16 +208,54 @@ class Architecture:
                 )
 
     def _check_head(self) -> None:
-        ids = torch.arange(4, device=self._model.device)[None] % self._model.config.vocab_size
         with torch.inference_mode():
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            whole = self._model(**inputs).logits
-            parts = self.head(self.base(**inputs).last_hidden_state)
+            whole = self._model(**self._few_tokens()).logits
+            parts = self.head(self.base(**self._few_tokens()).last_hidden_state)
         if not torch.allclose(whole, parts, atol=1e-3, rtol=1e-3):
             raise ValueError(
                 f"{self.model_type}: the head of FAMILIES does not give the model's own logits "
                 f"(largest difference {(whole - parts).abs().max().item():.3g})"
             )
+
+    def _mlp_adds(self, layer: int) -> bool:
+        """See `mlp_adds`: take the MLP's output away and compare."""
+        seen: dict[str, list[Any]] = {"mlp": [], "sum": [], "block": []}
+        norm, block = self.post_norm(layer), self.blocks[layer]
+        handles = [
+            self.mlp_output(layer).register_forward_hook(
+                lambda _module, _args, output: seen["mlp"].append(output)
+            ),
+            block.register_forward_hook(lambda _m, _args, output: seen["block"].append(output)),
+        ]
+        if norm is not None:
+            handles.append(
+                norm.register_forward_pre_hook(lambda _m, args: seen["sum"].append(args[0]))
+            )
+        try:
+            self._run_base()
+            silence = self.mlp_output(layer).register_forward_hook(
+                lambda _module, _args, output: torch.zeros_like(output)
+            )
+            handles.append(silence)
+            self._run_base()
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not all(isinstance(output, Tensor) for output in seen["block"]):
+            return False
+        without = (seen["sum"] or seen["block"])[0] - seen["mlp"][0]
+        with torch.inference_mode():
+            expected = without if norm is None else norm(without)
+        off = (seen["block"][1] - expected).abs().max() / expected.abs().max()
+        return bool(off <= max(1e-4, 8 * torch.finfo(expected.dtype).eps))
+
+    @torch.inference_mode()
+    def _run_base(self) -> None:
+        self.base(**self._few_tokens())
+
+    def _few_tokens(self) -> dict[str, Tensor]:
+        ids = torch.arange(4, device=self._model.device)[None] % self._model.config.vocab_size
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _mlp_width(model: PreTrainedModel) -> int:

@@ -112,7 +112,7 @@ class LanguageModel:
 
     Attributes:
         name: What tables call it.
-        revision: Which weights these are: a commit or a content hash.
+        revision: Which weights these are: a commit or a content hash; empty where nothing says.
         architecture: Verified handles on its parts.
     """
 
@@ -167,6 +167,12 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(self.model.device)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether hooks change what its MLPs put out."""
+        projections = map(self.architecture.mlp_output, range(self.architecture.layers))
+        return any(m._forward_hooks or m._forward_pre_hooks for m in projections)
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""

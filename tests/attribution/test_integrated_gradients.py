@@ -1,24 +1,41 @@
-"""Attributions are complete and agree with the per-layer loop."""
+"""Attributions are complete, certified, and agree with the per-layer loop."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
-from kn_sweeps.attribution.integrated_gradients import integrated_gradients
+import kn_sweeps.attribution.integrated_gradients as module
+from kn_sweeps.attribution.baselines import activation, grad_x_act
+from kn_sweeps.attribution.hooked import HookedIntegrand
+from kn_sweeps.attribution.integrand import Measure, Point
+from kn_sweeps.attribution.integrated_gradients import (
+    Attribution,
+    integrand_of,
+    integrated_gradients,
+)
 from kn_sweeps.attribution.quadrature import Quadrature
+from kn_sweeps.attribution.stepped import CannotStepError, SteppedIntegrand
 from kn_sweeps.cases import Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import in_double
+from kn_sweeps.models.tokenization import Encoded
 from tests.reference import integrated_gradients as reference
 from tests.reference.reading import Row, causal_rows, masked_rows
 
-QUERIES = [
-    (Query("The capital of France is ", ".", (15, 21)), "Paris"),
-    (Query("The capital of India is ", " ."), "New Delhi"),
-]
-FINE = Quadrature(nodes=24)
+ONE = (Query("The capital of France is ", ".", (15, 21)), "Paris")
+TWO = (Query("The capital of India is ", " ."), "New Delhi")
+SHORT = (Query("Ann sees ", " cat."), "these")
+QUERIES = [ONE, TWO]
+TOL = Quadrature().tol
+
+
+def _encoded(lm: LanguageModel) -> list[Encoded]:
+    return [lm.encode(*question) for question in (ONE, TWO, SHORT)]
 
 
 def _reference_rows(lm: LanguageModel, query: Query, target: str) -> list[Row]:
@@ -35,18 +52,31 @@ def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
     return [lm.architecture.mlp_output(layer) for layer in range(lm.architecture.layers)]
 
 
+def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
+    """The same weights in another precision."""
+    model = copy.deepcopy(lm.model).to(dtype)
+    return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
+
+
+def _relative(found: Attribution, expected: Attribution) -> float:
+    return float((found.scores - expected.scores).norm() / expected.scores.norm())
+
+
 @pytest.mark.parametrize(("query", "target"), QUERIES)
 def test_every_layer_is_complete(any_lm: LanguageModel, query: Query, target: str) -> None:
-    result = integrated_gradients(any_lm, any_lm.encode(query, target), FINE)
-    change = result.probability - result.without
-    assert (result.residual <= 1e-3 * change.abs().clamp(min=1e-6)).all()
+    (result,) = integrated_gradients(any_lm, [any_lm.encode(query, target)])
+    assert result.certified.all()
+    change = (result.value - result.without).abs().clamp(min=1e-6)
+    sums = (result.scores.sum(-1) - (result.value - result.without)).abs()
+    assert (sums <= TOL * change + 1e-7).all()
+    assert (result.error <= TOL).all()
     rows = _reference_rows(any_lm, query, target)
     for layer in range(any_lm.architecture.layers):
         at = [
             reference.probability_at(any_lm.model, _projections(any_lm), layer, rows, alpha)
             for alpha in (1.0, 0.0)
         ]
-        assert result.probability == pytest.approx(at[0], rel=1e-5)
+        assert result.value == pytest.approx(at[0], rel=1e-5)
         assert float(result.without[layer]) == pytest.approx(at[1], rel=1e-5)
 
 
@@ -54,7 +84,8 @@ def test_every_layer_is_complete(any_lm: LanguageModel, query: Query, target: st
 def test_riemann_equals_the_reference_with_the_same_steps(
     some_lm: LanguageModel, query: Query, target: str
 ) -> None:
-    found = integrated_gradients(some_lm, some_lm.encode(query, target), Quadrature("riemann", 20))
+    prompt = some_lm.encode(query, target)
+    (found,) = integrated_gradients(some_lm, [prompt], Quadrature("riemann", 20))
     expected = reference.knowledge_neurons_reference(
         some_lm.model, _projections(some_lm), _reference_rows(some_lm, query, target), steps=20
     )
@@ -62,17 +93,15 @@ def test_riemann_equals_the_reference_with_the_same_steps(
 
 
 @pytest.mark.parametrize(("query", "target"), QUERIES)
-def test_the_reference_converges_to_gauss_legendre(
-    some_lm: LanguageModel, query: Query, target: str
-) -> None:
-    found = integrated_gradients(some_lm, some_lm.encode(query, target), FINE).scores
+def test_the_reference_converges_to_it(some_lm: LanguageModel, query: Query, target: str) -> None:
+    prompt = some_lm.encode(query, target)
+    found = integrated_gradients(some_lm, [prompt], Quadrature(tol=1e-6))[0].scores
     rows = _reference_rows(some_lm, query, target)
     errors = []
     for steps in (10, 40, 160):
-        rule = reference.midpoint
         expected = torch.stack(
             [
-                rule(some_lm.model, _projections(some_lm), layer, rows, steps=steps)
+                reference.midpoint(some_lm.model, _projections(some_lm), layer, rows, steps=steps)
                 for layer in range(some_lm.architecture.layers)
             ]
         )
@@ -81,51 +110,144 @@ def test_the_reference_converges_to_gauss_legendre(
     assert errors[2] < 1e-3
 
 
-def test_the_number_of_rows_at_a_time_changes_nothing(some_lm: LanguageModel) -> None:
-    encoded = some_lm.encode(*QUERIES[1])
-    whole = integrated_gradients(some_lm, encoded, Quadrature())
-    for max_rows in (1, 7):
-        found = integrated_gradients(some_lm, encoded, Quadrature(), max_rows=max_rows)
-        torch.testing.assert_close(found.scores, whole.scores, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(found.without, whole.without, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("measure", ["probability", "log_probability"])
+def test_rows_that_join_at_their_layer_equal_whole_rows(
+    any_lm: LanguageModel, measure: Measure
+) -> None:
+    prompts = _encoded(any_lm)
+    hooked = HookedIntegrand(any_lm, prompts, measure)
+    if any_lm.architecture.model_type == "gptj":
+        with pytest.raises(CannotStepError, match="cannot be"):
+            SteppedIntegrand(any_lm, prompts, measure)
+        assert isinstance(integrand_of(any_lm, prompts, measure), HookedIntegrand)
+        return
+    stepped = integrand_of(any_lm, prompts, measure)
+    assert isinstance(stepped, SteppedIntegrand)
+    torch.testing.assert_close(stepped.whole.values, hooked.whole.values)
+    torch.testing.assert_close(stepped.whole.neurons, hooked.whole.neurons)
+    torch.testing.assert_close(stepped.whole.gradients, hooked.whole.gradients)
+    draw = torch.Generator().manual_seed(0)
+    points = [
+        Point(
+            int(torch.randint(len(prompts), (1,), generator=draw)),
+            int(torch.randint(any_lm.architecture.layers, (1,), generator=draw)),
+            float(torch.rand(1, generator=draw)),
+        )
+        for _ in range(30)
+    ]
+    for found, expected in zip(stepped.at(points), hooked.at(points), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-7)
+
+
+def test_company_rows_and_padding_change_nothing(some_lm: LanguageModel) -> None:
+    prompts = _encoded(some_lm)
+    together = integrated_gradients(some_lm, prompts)
+    for max_rows in (1, 7, 40):
+        for prompt, expected in zip(prompts, together, strict=True):
+            (alone,) = integrated_gradients(some_lm, [prompt], max_rows=max_rows)
+            torch.testing.assert_close(alone.scores, expected.scores, atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(alone.without, expected.without, atol=1e-6, rtol=1e-6)
+            assert torch.equal(alone.nodes, expected.nodes)
 
 
 def test_a_silent_neuron_has_no_attribution(some_lm: LanguageModel) -> None:
     with applied(some_lm, NeuronScale(((1, 5), (2, 11)), 0.0)):
-        scores = integrated_gradients(some_lm, some_lm.encode(*QUERIES[0]), Quadrature()).scores
-    assert scores[1, 5] == 0
-    assert scores[2, 11] == 0
-    assert (scores != 0).sum() > 60
+        (found,) = integrated_gradients(some_lm, [some_lm.encode(*ONE)])
+    assert found.scores[1, 5] == 0
+    assert found.scores[2, 11] == 0
+    assert (found.scores != 0).sum() > 60
+    assert found.certified.all()
 
 
-def test_too_few_nodes_show_in_the_residual(lm_of) -> None:  # noqa: ANN001
-    lm = lm_of("gpt2")
-    encoded = lm.encode(*QUERIES[0])
-    coarse = integrated_gradients(lm, encoded, Quadrature("riemann", 2)).residual.max()
-    assert coarse > 100 * integrated_gradients(lm, encoded, FINE).residual.max()
+def test_a_broken_weight_makes_the_certificate_fail(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = _encoded(some_lm)
+    right = some_lm.architecture.values
+    broken = right(1).clone()
+    broken[:10] *= -1
+
+    def values(layer: int) -> torch.Tensor:
+        return broken if layer == 1 else right(layer)
+
+    monkeypatch.setattr(some_lm.architecture, "values", values)
+    for found in integrated_gradients(some_lm, prompts, Quadrature(max_nodes=64)):
+        assert not found.certified[1]
+        assert found.certified[[0, 2]].all()
 
 
-@pytest.mark.parametrize("nodes", [1, 4, 9])
-def test_gauss_legendre_is_exact_for_polynomials(nodes: int) -> None:
-    points, weights = Quadrature(nodes=nodes).points()
-    for degree in range(2 * nodes):
-        value = sum(w * x**degree for x, w in zip(points, weights, strict=True))
-        assert value == pytest.approx(1 / (degree + 1))
+def test_too_few_nodes_are_not_certified(some_lm: LanguageModel) -> None:
+    prompts = [some_lm.encode(*ONE)]
+    (few,) = integrated_gradients(some_lm, prompts, Quadrature(tol=1e-5, max_nodes=5))
+    (many,) = integrated_gradients(some_lm, prompts, Quadrature(tol=1e-5))
+    assert not few.certified.all()
+    assert (few.nodes == 5).all()
+    assert many.certified.all()
 
 
-def test_an_unknown_rule_names_the_choices() -> None:
-    with pytest.raises(ValueError, match="choose from gauss_legendre, riemann"):
-        Quadrature("simpson")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least one node"):
-        Quadrature(nodes=0)
+def test_what_single_precision_cannot_certify_is_computed_in_double(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single = _single(some_lm, torch.float32)
+    before = {name: p.clone() for name, p in single.model.state_dict().items()}
+    prompts, fine = _encoded(single), Quadrature(tol=1e-8)
+    (expected, *_) = integrated_gradients(some_lm, prompts, fine)
+    (found, *_) = integrated_gradients(single, prompts, fine)
+    assert found.certified.all()
+    assert _relative(found, expected) < 1e-5
+    state = single.model.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    assert single.model.dtype == torch.float32
+    monkeypatch.setattr(module, "in_double", None)  # not called where nothing is unclear
+    integrated_gradients(single, prompts, Quadrature(tol=1e-2))
 
 
-def test_layers_that_fail_get_more_nodes(some_lm: LanguageModel) -> None:
-    encoded = some_lm.encode(*QUERIES[0])
-    once = integrated_gradients(some_lm, encoded, Quadrature(nodes=1))
-    refined = integrated_gradients(some_lm, encoded, Quadrature(nodes=1, max_nodes=64))
-    fine = integrated_gradients(some_lm, encoded, FINE)
-    wanted = 1e-3 * (fine.probability - fine.without).abs().clamp(min=1e-6)
-    assert (once.residual > wanted + 1e-5).any()
-    assert (refined.residual <= wanted + 1e-5).all()
-    torch.testing.assert_close(refined.scores, fine.scores, atol=1e-4, rtol=1e-2)
+def test_double_precision_is_undone_by_an_interrupt(some_lm: LanguageModel) -> None:
+    single = _single(some_lm, torch.float32)
+    before = {name: p.clone() for name, p in single.model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), in_double(single):
+        assert single.model.dtype == torch.float64
+        raise KeyboardInterrupt
+    state = single.model.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    with pytest.raises(ValueError, match="only a float32 model"), in_double(some_lm):
+        pass
+
+
+def test_half_precision_is_close_and_does_not_claim_more(some_lm: LanguageModel) -> None:
+    half = _single(some_lm, torch.bfloat16)
+    prompts = _encoded(some_lm)
+    found = integrated_gradients(half, prompts)
+    for one, expected in zip(found, integrated_gradients(some_lm, prompts), strict=True):
+        assert one.scores.dtype == torch.float32
+        assert _relative(one, expected) < 0.3
+        assert int(one.nodes.max()) <= 64
+
+
+def test_a_model_that_gives_no_number_is_said_to(some_lm: LanguageModel) -> None:
+    broken = _single(some_lm, torch.float32)
+    broken.architecture.values(1)[:] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        integrated_gradients(broken, [some_lm.encode(*ONE)])
+
+
+def test_log_probabilities_are_complete_in_nats(some_lm: LanguageModel) -> None:
+    prompts = _encoded(some_lm)
+    logs = integrated_gradients(some_lm, prompts, measure="log_probability")
+    for found, plain in zip(logs, integrated_gradients(some_lm, prompts), strict=True):
+        assert found.certified.all()
+        assert found.value == pytest.approx(torch.tensor(plain.value).log().item(), rel=1e-6)
+        torch.testing.assert_close(found.without, plain.without.log(), rtol=1e-6, atol=1e-6)
+
+
+def test_the_baselines_are_what_they_say(any_lm: LanguageModel) -> None:
+    prompts = _encoded(any_lm)
+    wholes = [HookedIntegrand(any_lm, [prompt]).whole for prompt in prompts]
+    largest, products = activation(any_lm, prompts), grad_x_act(any_lm, prompts)
+    nodes = integrated_gradients(any_lm, prompts, Quadrature("riemann", 1))
+    for n, whole in enumerate(wholes):
+        assert largest[n].value == products[n].value == pytest.approx(float(whole.values[0]))
+        expected = whole.neurons[:, 0].amax(1)
+        torch.testing.assert_close(largest[n].scores.double(), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(products[n].scores, nodes[n].scores, atol=1e-7, rtol=1e-4)
+        assert not largest[n].certified.any()

@@ -23,7 +23,7 @@ def _layers(edit: NeuronScale) -> Counter[int]:
 
 
 def test_random_neurons_are_as_many_in_the_same_layers_and_others(some_lm: LanguageModel) -> None:
-    kn = KnowledgeNeurons(nodes=2)
+    kn = KnowledgeNeurons(quadrature="riemann", steps=2)
     located = kn.plan(some_lm, [CASE], seed=0).edits["c0"]
     moved = RandomControl(kn).plan(some_lm, [CASE], seed=0).edits["c0"]
     assert isinstance(located, NeuronScale)
@@ -48,7 +48,7 @@ def test_a_random_update_has_the_same_layer_and_norm(some_lm: LanguageModel) -> 
 
 
 def test_a_control_is_drawn_from_the_seed_and_the_edit(some_lm: LanguageModel) -> None:
-    control = RandomControl(KnowledgeNeurons(nodes=2))
+    control = RandomControl(KnowledgeNeurons(quadrature="riemann", steps=2))
     first, again, other = (control.plan(some_lm, [CASE], seed).edits["c0"] for seed in (0, 0, 1))
     assert first == again
     assert first != other

@@ -61,7 +61,7 @@ def test_when_no_share_fits_the_best_of_the_nearest_are_taken_and_it_is_said() -
 
 
 def test_facts_stand_alone_and_pairs_share_a_form(some_lm: LanguageModel) -> None:
-    method = KnowledgeNeurons(nodes=2)
+    method = KnowledgeNeurons(quadrature="riemann", steps=2)
     facts = [_fact("f0", "France", "Paris", "Rome"), _fact("f1", "Italy", "Rome", "Lima")]
     seen = (Query("Ann sees this "), Query("Bob sees that "))
     pairs = [
@@ -88,7 +88,7 @@ def test_facts_stand_alone_and_pairs_share_a_form(some_lm: LanguageModel) -> Non
 
 
 def test_a_plan_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:
-    method = KnowledgeNeurons(nodes=2)
+    method = KnowledgeNeurons(quadrature="riemann", steps=2)
     facts = [_fact("f0", "France", "Paris", "Rome"), _fact("f1", "Italy", "Rome", "Lima")]
     together = method.plan(some_lm, facts, seed=0)
     for fact in facts:
@@ -98,11 +98,13 @@ def test_a_plan_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:
 def test_enhancing_replaces_and_locates_the_new_answer(some_lm: LanguageModel) -> None:
     fact = _fact("f0", "France", "Paris", "Rome")
     swapped = _fact("f0", "France", "Rome", "Paris")
-    enhance = KnowledgeNeurons(operation="enhance", nodes=2)
+    enhance = KnowledgeNeurons(operation="enhance", quadrature="riemann", steps=2)
     assert enhance.intent == "replace"
     assert KnowledgeNeurons().intent == "erase"
     (found,) = enhance.plan(some_lm, [fact], seed=0).located
-    (same,) = KnowledgeNeurons(nodes=2).plan(some_lm, [swapped], seed=0).located
+    (same,) = (
+        KnowledgeNeurons(quadrature="riemann", steps=2).plan(some_lm, [swapped], seed=0).located
+    )
     assert found.neurons == same.neurons
 
 

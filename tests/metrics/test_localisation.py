@@ -10,8 +10,9 @@ from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.localisation import Localisation, layer_histogram, r_squared
 
 
-def located(edit, neurons, tau=0.7, residual=1e-6):
-    return {"edit": edit, "neurons": neurons, "tau": tau, "completeness_residual": residual}
+def located(edit, neurons, tau=0.7, residual=1e-6, certified=True):
+    certificate = {"residual": [0.0, residual], "certified": [True, certified]}
+    return {"edit": edit, "neurons": neurons, "tau": tau, "certificates": [certificate]}
 
 
 def some_scores(seed, prompts=6, neurons=40):
@@ -67,14 +68,15 @@ def test_r_squared_averages_the_sources_that_have_two_prompts():
 def test_the_neuron_sets_are_summed_up():
     found = [
         located("a", [[0, 1], [2, 5]], tau=0.7, residual=1e-6),
-        located("b", [[2, 3], [2, 4], [2, 5], [1, 0]], tau=None, residual=3e-4),
+        located("b", [[2, 3], [2, 4], [2, 5], [1, 0]], None, residual=3e-4, certified=False),
         located("c", [], tau=0.5, residual=math.nan),
     ]
     estimates = Localisation()(Results(pd.DataFrame(), found))
     assert (estimates["neurons"].value, estimates["neurons"].n) == (2, 3)
     assert (estimates["tau"].value, estimates["tau"].n) == (pytest.approx(0.6), 2)
     worst = estimates["completeness_residual"]
-    assert (worst.value, worst.low, worst.high, worst.n) == (3e-4, None, None, 2)
+    assert (worst.value, worst.low, worst.high, worst.n) == (3e-4, None, None, 5)
+    assert (estimates["uncertified"].value, estimates["uncertified"].n) == (pytest.approx(0.2), 5)
     assert "r_squared" not in estimates
 
 
@@ -83,7 +85,7 @@ def test_a_method_that_locates_nothing_has_no_such_numbers():
 
 
 def test_a_control_without_scores_still_counts_its_neurons():
-    found = [located("a", [[0, 1]], tau=None, residual=None)]
+    found = [{"edit": "a", "neurons": [[0, 1]], "tau": None, "certificates": []}]
     estimates = Localisation()(Results(pd.DataFrame(), found))
     assert estimates["neurons"].value == 1
     assert estimates["tau"].n == estimates["completeness_residual"].n == 0

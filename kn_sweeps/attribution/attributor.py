@@ -1,0 +1,86 @@
+"""One way to attribute, with its settings; what was attributed before is not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from kn_sweeps.attribution.baselines import activation, grad_x_act
+from kn_sweeps.attribution.cache import VERSION, active_cache
+from kn_sweeps.attribution.integrand import Measure
+from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
+from kn_sweeps.attribution.quadrature import Quadrature
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import Encoded
+
+Kind = Literal["integrated_gradients", "grad_x_act", "activation"]
+
+
+@dataclass(frozen=True)
+class Attributor:
+    """Attribute targets to neurons.
+
+    Attributes:
+        kind: Which attribution.
+        measure: Of the target.
+        quadrature: For integrated gradients.
+        max_rows: Rows in one forward pass; bounds memory.
+    """
+
+    kind: Kind = "integrated_gradients"
+    measure: Measure = "probability"
+    quadrature: Quadrature = Quadrature()
+    max_rows: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse names that do not exist."""
+        for name, value, known in (
+            ("attribution", self.kind, get_args(Kind)),
+            ("measure", self.measure, get_args(Measure)),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r}; choose from {', '.join(known)}")
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
+
+    def __call__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+        """Attribute each prompt's target; equal prompts once, and cached ones not at all.
+
+        Of an edited model nothing is cached: a revision does not say what its weights are.
+        """
+        cache = active_cache() if lm.revision and not lm.is_edited else None
+        keys = [self._key(lm, prompt) for prompt in prompts]
+        found: dict[str, Attribution] = {}
+        missing: dict[str, Encoded] = {}
+        for key, prompt in zip(keys, prompts, strict=True):
+            if cache is not None and key not in found and (kept := cache.get(key)) is not None:
+                found[key] = kept
+            elif key not in found:
+                missing[key] = prompt
+        for key, new in zip(missing, self._computed(lm, list(missing.values())), strict=True):
+            found[key] = new
+            if cache is not None:
+                cache.put(key, new)
+        return [found[key] for key in keys]
+
+    def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+        if self.kind == "activation":
+            return activation(lm, prompts, measure=self.measure, max_rows=self.max_rows)
+        if self.kind == "grad_x_act":
+            return grad_x_act(lm, prompts, measure=self.measure, max_rows=self.max_rows)
+        return integrated_gradients(
+            lm, prompts, self.quadrature, measure=self.measure, max_rows=self.max_rows
+        )
+
+    def _key(self, lm: LanguageModel, prompt: Encoded) -> str:
+        settings = asdict(self.quadrature) if self.kind == "integrated_gradients" else None
+        about = {
+            "version": VERSION,
+            "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
+            "query": [prompt.ids, prompt.target],
+            "attribution": [self.kind, self.measure, settings],
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

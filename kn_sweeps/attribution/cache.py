@@ -1,0 +1,104 @@
+"""Attributions on disk, shared by methods, thresholds, figures and processes.
+
+    <cache>/attributions/<first two letters>/<key>.safetensors
+
+A file appears by rename and is never changed, so processes need no lock: at worst two compute the
+same thing. What was not used for longest is deleted first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kn_sweeps.attribution.integrated_gradients import Attribution
+from kn_sweeps.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Part of every key: what another version of the project attributed is computed anew."""
+
+
+_active: ContextVar[AttributionCache | None] = ContextVar("_active", default=None)
+
+
+@dataclass(frozen=True)
+class AttributionCache:
+    """A folder of attributions.
+
+    Attributes:
+        folder: Where it is; created when something is put there.
+        max_bytes: How large it may grow.
+    """
+
+    folder: Path
+    max_bytes: int = 4 * 1024**3
+
+    def get(self, key: str) -> Attribution | None:
+        """What was put under `key`; None if it is not there, or not whole."""
+        path = self._path(key)
+        try:
+            tensors = load_file(path)
+            os.utime(path)  # used just now
+        except (OSError, SafetensorError):
+            return None
+        if set(tensors) != {field.name for field in fields(Attribution)}:
+            return None
+        value = float(tensors.pop("value"))
+        return Attribution(value=value, **tensors)
+
+    def put(self, key: str, attribution: Attribution) -> None:
+        """Keep an attribution. Where that fails, a full disk say, it is logged and not kept."""
+        tensors = {field.name: getattr(attribution, field.name) for field in fields(Attribution)}
+        tensors["value"] = torch.tensor(attribution.value, dtype=torch.float64)
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda at: save_file(tensors, at))
+        except (OSError, SafetensorError) as error:
+            log.warning("attributions are not cached: %s", error)
+
+    def trim(self) -> None:
+        """Delete what was not used for longest until the folder is not too large."""
+        files = sorted(self._files(), key=lambda item: item[1].st_mtime, reverse=True)
+        total = 0
+        for path, status in files:
+            total += status.st_size
+            if total > self.max_bytes:
+                with suppress(OSError):  # another process was faster
+                    path.unlink()
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob("*/*.safetensors"):
+            with suppress(OSError):
+                yield path, path.stat()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+@contextmanager
+def attributions_kept(cache: AttributionCache | None) -> Iterator[None]:
+    """Let every `Attributor` in the block use `cache`; it is trimmed at the end."""
+    token = _active.set(cache)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+        if cache is not None:
+            cache.trim()
+
+
+def active_cache() -> AttributionCache | None:
+    """The cache of the block we are in, if any."""
+    return _active.get()

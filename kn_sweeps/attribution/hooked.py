@@ -1,0 +1,108 @@
+"""The general integrand: whole rows through the whole model, the MLP's output replaced by a hook.
+
+It asks nothing of a family but `Architecture.mlp_output`, and is what the fast one is tested
+against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kn_sweeps.attribution.integrand import Measure, Places, Point, Readings, Whole, measured
+from kn_sweeps.interventions import outputs_replaced, recorded
+from kn_sweeps.models.language_model import Batch, LanguageModel
+from kn_sweeps.models.tokenization import Encoded
+
+
+class HookedIntegrand:
+    """See `Integrand`."""
+
+    def __init__(
+        self, lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure = "probability"
+    ) -> None:
+        """Run the unchanged model on `prompts`."""
+        self._lm, self._measure = lm, measure
+        self.readings = Readings(lm, prompts)
+        layers = range(lm.architecture.layers)
+        everyone = range(len(prompts))
+        places = self.readings.places(everyone)
+        with torch.no_grad(), recorded(lm, list(layers)) as seen:
+            lm.hidden(self._batch(everyone))
+        at = (places.row, places.position)
+        self._linear = []
+        for layer in layers:
+            bias, output = lm.architecture.bias(layer), seen[layer][1][at]
+            self._linear.append(output if bias is None else output - bias)
+        unchanged = torch.ones(len(places.row), device=lm.device)
+        every_place = torch.arange(len(places.row), device=lm.device)
+        values, gradients = self._run(
+            everyone, places, {layer: (every_place, unchanged) for layer in layers}
+        )
+
+        def by_point(x: Tensor) -> Tensor:
+            return self.readings.by_point(x, places, len(prompts))
+
+        self.whole = Whole(
+            torch.stack([by_point(seen[layer][0][at]) for layer in layers]),
+            values,
+            torch.stack([by_point(gradients[layer]) for layer in layers]),
+            torch.ones(len(layers), len(prompts)),
+        )
+
+    def at(
+        self, points: Sequence[Point]
+    ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points slots d_model"]]:
+        """See `Integrand.at`."""
+        prompts = [point.prompt for point in points]
+        places = self.readings.places(prompts)
+        alphas = torch.tensor([point.alpha for point in points], device=self._lm.device)
+        layers = torch.tensor([point.layer for point in points], device=self._lm.device)
+        scales = {}
+        for layer in layers.unique().tolist():
+            here = torch.nonzero(layers[places.point] == layer)[:, 0]
+            scales[layer] = (here, alphas[places.point[here]])
+        values, found = self._run(prompts, places, scales)
+        order = torch.cat([here for here, _ in scales.values()]).argsort()
+        gradients = torch.cat([found[layer] for layer in scales])[order]
+        return values, self.readings.by_point(gradients, places, len(points))
+
+    def _run(
+        self, prompts: Sequence[int], places: Places, scales: dict[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run one point for each of `prompts`.
+
+        Args:
+            prompts: What each point is about.
+            places: Theirs.
+            scales: For each layer the places where its MLP's linear output is scaled, and by how
+                much.
+
+        Returns:
+            The measure a point, and for each layer its gradient at its places.
+        """
+        outputs: dict[int, Tensor] = {}
+
+        def put(layer: int) -> Callable[[Tensor, Tensor], Tensor]:
+            here, scale = scales[layer]
+            index = (places.row[here], places.position[here])
+
+            def change(_neurons: Tensor, output: Tensor) -> Tensor:
+                linear = self._linear[layer][places.source[here]]
+                changed = output[index] + ((scale - 1)[:, None] * linear).to(output.dtype)
+                outputs[layer] = changed if changed.requires_grad else changed.requires_grad_()
+                return output.index_put(index, outputs[layer])
+
+            return change
+
+        with outputs_replaced(self._lm, {layer: put(layer) for layer in scales}):
+            hidden = self._lm.hidden(self._batch(prompts))[places.row, places.position]
+        values, outer = measured(self._lm, hidden, places, len(prompts), self._measure)
+        found = torch.autograd.grad(hidden, [outputs[layer] for layer in scales], outer)
+        return values, dict(zip(scales, found, strict=True))
+
+    def _batch(self, prompts: Sequence[int]) -> Batch:
+        return self._lm.batch([row.ids for p in prompts for row in self.readings.rows[p]])

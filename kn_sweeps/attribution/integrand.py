@@ -1,0 +1,180 @@
+"""What is integrated: a measure of the target as one layer's neurons are scaled by alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import Encoded
+
+Measure = Literal["probability", "log_probability"]
+"""Of the joint target, its tokens predicted from the gold ones before them."""
+
+_LOGITS = 16_000_000
+"""Logits held at a time: those of a large vocabulary are the largest tensors of all."""
+
+
+class Point(NamedTuple):
+    """One point of one path: for `prompt`, the neurons of `layer` scaled by `alpha`."""
+
+    prompt: int
+    layer: int
+    alpha: float
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The unchanged model: alpha = 1 for every layer.
+
+    A prompt has a slot for each token of its target; those it does not need are zero.
+
+    Attributes:
+        neurons: Where the target is predicted.
+        values: The measure.
+        gradients: Of the measure with respect to the MLP's output where the target is predicted.
+        ratios: How much longer the MLP's output is than what it is added to; 1 where that is
+            not known. The measure may change fast where alpha is below 1 / ratio.
+    """
+
+    neurons: Float[Tensor, "layers prompts slots d_ff"]
+    values: Float[Tensor, " prompts"]
+    gradients: Float[Tensor, "layers prompts slots d_model"]
+    ratios: Float[Tensor, "layers prompts"]
+
+
+class Integrand(Protocol):
+    """A measure of some prompts' targets, and its gradient, on the paths that scale one layer.
+
+    The MLP's output at alpha is b + alpha * W a: the neurons a of all places that predict a token
+    of the target are scaled together.
+
+    Attributes:
+        whole: The unchanged model.
+        readings: Where the targets are predicted.
+    """
+
+    whole: Whole
+    readings: Readings
+
+    def at(
+        self, points: Sequence[Point]
+    ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points slots d_model"]]:
+        """The measure, and its gradient with respect to the layer's MLP output."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Every place that predicts a token of the target, for some points after one another.
+
+    Attributes:
+        row: Batch row; a point's rows follow those of the point before.
+        column: Number of the place within its row.
+        position: Its position in the row's tokens.
+        token: What should be predicted there.
+        point: Which point it belongs to.
+        slot: Number of the place within its point.
+        source: Its number among the places of all prompts.
+    """
+
+    row: Int[Tensor, " places"]
+    column: Int[Tensor, " places"]
+    position: Int[Tensor, " places"]
+    token: Int[Tensor, " places"]
+    point: Int[Tensor, " places"]
+    slot: Int[Tensor, " places"]
+    source: Int[Tensor, " places"]
+
+
+class Readings:
+    """How the targets of some prompts are read; see `LanguageModel.rows`."""
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> None:
+        """Take the rows of `prompts`."""
+        self._device = lm.device
+        self.rows = [lm.rows(prompt) for prompt in prompts]
+        sizes = [len(prompt.target_ids) for prompt in prompts]
+        self.slots = max(sizes)
+        self._first = [sum(sizes[:p]) for p in range(len(sizes))]
+
+    def places(self, prompts: Sequence[int]) -> Places:
+        """The places of one point for each of `prompts`."""
+        found: list[tuple[int, ...]] = []
+        row = 0
+        for point, prompt in enumerate(prompts):
+            slot = 0
+            for one in self.rows[prompt]:
+                for column, (position, token) in enumerate(
+                    zip(one.positions, one.tokens, strict=True)
+                ):
+                    source = self._first[prompt] + slot
+                    found.append((row, column, position, token, point, slot, source))
+                    slot += 1
+                row += 1
+        return Places(*torch.tensor(found, device=self._device).T)
+
+    def by_point(
+        self, x: Float[Tensor, "places width"], places: Places, points: int
+    ) -> Float[Tensor, "points slots width"]:
+        """Sort values at places by point and slot, in single precision or better."""
+        wide = at_least_float32(x)
+        sorted_ = wide.new_zeros(points, self.slots, x.shape[-1])
+        return sorted_.index_put((places.point, places.slot), wide)
+
+
+def measured(
+    lm: LanguageModel,
+    hidden: Float[Tensor, "places d_model"],
+    places: Places,
+    points: int,
+    measure: Measure,
+) -> tuple[Float[Tensor, " points"], Float[Tensor, "places d_model"]]:
+    """The measure of each point, and its gradient with respect to the final hidden states."""
+    size = max(1, _LOGITS // int(lm.model.config.vocab_size))
+    parts = zip(hidden.detach().split(size), places.token.split(size), strict=True)
+    found = [_gold(lm.architecture.head, some, tokens) for some, tokens in parts]
+    gold, gradient = (torch.cat(each) for each in zip(*found, strict=True))
+    joint = gold.new_zeros(points).index_add(0, places.point, gold)
+    if measure == "log_probability":
+        return joint, gradient
+    values = joint.exp()
+    return values, (values[places.point][:, None] * gradient).to(gradient.dtype)
+
+
+@torch.enable_grad()
+def _gold(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor
+) -> tuple[Float[Tensor, " places"], Float[Tensor, "places d_model"]]:
+    """The tokens' log-probabilities and their gradients."""
+    hidden = hidden.requires_grad_()
+    logits = head(hidden)
+    with torch.no_grad():
+        wide = at_least_float32(logits)
+        at = torch.arange(len(tokens), device=tokens.device)
+        gold = wide[at, tokens] - wide.logsumexp(-1)
+        outer = wide.softmax(-1).neg_()
+        outer[at, tokens] += 1
+    (gradient,) = torch.autograd.grad(logits, hidden, outer.to(logits.dtype))
+    return gold, gradient
+
+
+@contextmanager
+def removed_after(handles: list[RemovableHandle]) -> Iterator[None]:
+    """Take hooks away when the block is left, whatever is raised inside."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; double stays double."""
+    return x if x.dtype == torch.float64 else x.float()

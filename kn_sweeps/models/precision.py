@@ -1,0 +1,55 @@
+"""Double precision for a while, where single precision cannot tell what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from kn_sweeps.models.language_model import LanguageModel
+
+
+@contextmanager
+def in_double(lm: LanguageModel) -> Iterator[None]:
+    """Compute in float64 inside the block; float32 weights are the same again afterwards.
+
+    Memory: the model takes twice its size meanwhile.
+
+    Raises:
+        ValueError: If the model is not in float32: half precision would be another model.
+    """
+    if lm.model.dtype != torch.float32:
+        raise ValueError(f"only a float32 model can go to double and back, not {lm.model.dtype}")
+    try:
+        lm.model.double()
+        with _StayDouble():
+            yield
+    finally:
+        # Every float32 number is a double, so this is exact.
+        lm.model.float()
+
+
+class _StayDouble(TorchFunctionMode):
+    """Undo the casts to float32 that norms and softmaxes make for the sake of half precision."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # noqa: ARG002
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        tensor = args[0] if args else None
+        if isinstance(tensor, Tensor) and tensor.dtype == torch.float64:
+            if func is Tensor.float:
+                return tensor
+            if func is Tensor.to:
+                args = [torch.float64 if x is torch.float32 else x for x in args]
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
