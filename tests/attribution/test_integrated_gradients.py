@@ -58,6 +58,11 @@ def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
 
 
+def _interrupted(lm: LanguageModel) -> None:
+    assert lm.model.dtype == torch.float64
+    raise KeyboardInterrupt
+
+
 def _relative(found: Attribution, expected: Attribution) -> float:
     return float((found.scores - expected.scores).norm() / expected.scores.norm())
 
@@ -206,8 +211,7 @@ def test_double_precision_is_undone_by_an_interrupt(some_lm: LanguageModel) -> N
     single = _single(some_lm, torch.float32)
     before = {name: p.clone() for name, p in single.model.state_dict().items()}
     with pytest.raises(KeyboardInterrupt), in_double(single):
-        assert single.model.dtype == torch.float64
-        raise KeyboardInterrupt
+        _interrupted(single)
     state = single.model.state_dict()
     assert all(torch.equal(state[name], before[name]) for name in before)
     with pytest.raises(ValueError, match="only a float32 model"), in_double(some_lm):

@@ -1,0 +1,106 @@
+"""What every benchmark measures with: memory, operations and the machine's matrix product."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+from kn_sweeps.cli import CONF
+from kn_sweeps.config import build
+from kn_sweeps.models.language_model import LanguageModel
+
+Result = TypeVar("Result")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Peak:
+    """Most memory in use above what was in use at the start, in bytes."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Watch memory inside the block: this process's resident pages, or CUDA's allocations."""
+    peak = Peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated(device) - before
+        return
+    before, over = _resident(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            peak.bytes = max(peak.bytes, _resident() - before)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def timed(what: Callable[[], Result], device: torch.device) -> tuple[Result, float]:
+    """What it gives, and how many seconds it takes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    result = what()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+def operations(what: Callable[[], object]) -> int:
+    """Floating-point operations of its matrix products, forward and backward."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        what()
+    return int(counter.get_total_flops())
+
+
+def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the best of a few large matrix products."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    best = min(timed(lambda: a @ b, device)[1] for _ in range(8))
+    return 2 * 2048**3 / best
+
+
+def configured_model(name: str) -> LanguageModel:
+    """A model of conf/model, on the CPU in float32."""
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
+    assert isinstance(config, dict)
+    lm: LanguageModel = build({str(k): v for k, v in config.items()}).load(
+        torch.device("cpu"), "float32"
+    )
+    return lm
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """Rows as a Markdown table."""
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([_cell(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
