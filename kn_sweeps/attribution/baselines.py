@@ -71,7 +71,7 @@ def _plain(
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
     nodes = torch.ones(lm.architecture.layers, dtype=torch.long)
     found: dict[int, Attribution] = {}
-    for group in groups(lm, prompts, max_rows):
+    for group in groups(prompts, max_rows):
         whole = integrand_of(lm, [prompts[i] for i in group], measure).whole
         for n, i in enumerate(group):
             found[i] = Attribution(

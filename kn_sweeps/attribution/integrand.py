@@ -75,9 +75,8 @@ class Places:
     """Every place that predicts a token of the target, for some points after one another.
 
     Attributes:
-        row: Batch row; a point's rows follow those of the point before.
-        column: Number of the place within its row.
-        position: Its position in the row's tokens.
+        row: Row of token ids; a point's rows follow those of the point before.
+        position: Position in the row.
         token: What should be predicted there.
         point: Which point it belongs to.
         slot: Number of the place within its point.
@@ -85,7 +84,6 @@ class Places:
     """
 
     row: Int[Tensor, " places"]
-    column: Int[Tensor, " places"]
     position: Int[Tensor, " places"]
     token: Int[Tensor, " places"]
     point: Int[Tensor, " places"]
@@ -94,15 +92,21 @@ class Places:
 
 
 class Readings:
-    """How the targets of some prompts are read; see `LanguageModel.rows`."""
+    """How the targets of some prompts are read; see `LanguageModel.rows`.
+
+    Attributes:
+        rows: Each prompt's.
+        sizes: How many tokens each prompt's target has, which is how many places predict one.
+        slots: The largest of them.
+    """
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> None:
         """Take the rows of `prompts`."""
         self._device = lm.device
         self.rows = [lm.rows(prompt) for prompt in prompts]
-        sizes = [len(prompt.target_ids) for prompt in prompts]
-        self.slots = max(sizes)
-        self._first = [sum(sizes[:p]) for p in range(len(sizes))]
+        self.sizes = [len(prompt.target_ids) for prompt in prompts]
+        self.slots = max(self.sizes)
+        self._first = [sum(self.sizes[:p]) for p in range(len(prompts))]
 
     def places(self, prompts: Sequence[int]) -> Places:
         """The places of one point for each of `prompts`."""
@@ -111,11 +115,9 @@ class Readings:
         for point, prompt in enumerate(prompts):
             slot = 0
             for one in self.rows[prompt]:
-                for column, (position, token) in enumerate(
-                    zip(one.positions, one.tokens, strict=True)
-                ):
+                for position, token in zip(one.positions, one.tokens, strict=True):
                     source = self._first[prompt] + slot
-                    found.append((row, column, position, token, point, slot, source))
+                    found.append((row, position, token, point, slot, source))
                     slot += 1
                 row += 1
         return Places(*torch.tensor(found, device=self._device).T)

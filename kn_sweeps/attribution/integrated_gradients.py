@@ -9,6 +9,7 @@ integral, which asks for more points where it is not accurate enough (`Quadratur
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def integrated_gradients(
     """
     quadrature = quadrature or Quadrature()
     results: dict[int, Attribution] = {}
-    for group in groups(lm, prompts, max_rows):
+    for group in groups(prompts, max_rows):
         members = [prompts[i] for i in group]
         found = _integrate(lm, members, quadrature, measure, max_rows)
         results |= dict(zip(group, found, strict=True))
@@ -122,24 +123,13 @@ def integrand_of(lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure
     return integrand
 
 
-def groups(lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int) -> Iterator[list[int]]:
-    """Prompts of like length together, since padding is waste.
-
-    A causal LM's rows have a position for each token of the longest target in the batch.
-    """
-    causal = lm.kind == "causal"
-
-    def tokens(i: int) -> int:
-        return len(prompts[i].target_ids)
-
-    def size(i: int) -> tuple[int, int, int]:
-        return tokens(i) if causal else 0, len(prompts[i].ids), i
-
+def groups(prompts: Sequence[Encoded], max_rows: int) -> Iterator[list[int]]:
+    """Prompts of like length together: padding is waste."""
     group: list[int] = []
     rows = 0
-    for i in sorted(range(len(prompts)), key=size):
-        own = _PROMPT_ROWS * (1 if causal else tokens(i))
-        if group and (rows + own > max_rows or size(i)[0] != size(group[0])[0]):
+    for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i)):
+        own = _PROMPT_ROWS * len(prompts[i].target_ids)
+        if group and rows + own > max_rows:
             yield group
             group, rows = [], 0
         group.append(i)
@@ -191,15 +181,14 @@ def _taken(
     ends = [Point(p, layer, 1.0) for p, layer in cells]
     at_end = torch.stack([whole.gradients[layer, p] for p, layer in cells])
     _tell(lm, integrand, paths, ends, whole.values[[p for p, _ in cells]], at_end)
-    most = max(len(rows) for rows in integrand.readings.rows)
-    per_pass = max(1, (max_rows - 1) // most)
     # A path that was refined before may ask again, and the lowest layers do most of that: they go
     # first, and what can wait fills the passes.
     urgent = sorted(paths, key=lambda cell: cell[1])
     while points := [
         Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
     ]:
-        points = points[:per_pass]
+        rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
+        points = points[: max(1, sum(total < max_rows for total in rows))]
         _tell(lm, integrand, paths, points, *integrand.at(points))
         urgent.sort(key=lambda cell: -paths[cell].nodes)
     return paths
