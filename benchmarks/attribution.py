@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -179,16 +179,13 @@ def shapes() -> list[dict[str, object]]:
         raise SystemExit("--shapes needs a CUDA device")
     device = torch.device("cuda")
     rows: list[dict[str, object]] = []
-    for name, make in {
-        "gpt2-xl": lambda: GPT2LMHeadModel(
-            GPT2Config(n_embd=1600, n_layer=48, n_head=25, n_positions=1024)
-        ),
-        "llama-2-7b": lambda: LlamaForCausalLM(LlamaConfig()),
+    for name, config in {
+        "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
+        "llama-2-7b": LlamaConfig(),
     }.items():
         with torch.device(device):
-            torch.set_default_dtype(torch.bfloat16)
-            lm = _random(name, make())
-            torch.set_default_dtype(torch.float32)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        lm = _random(name, model)
         prompts = _random_prompts(lm, 32, 16)
         rule = Quadrature("gauss_legendre", 8)
         integrated_gradients(lm, prompts[:4], rule)
@@ -216,7 +213,8 @@ def _askable(lm: LanguageModel, source: Source, name: str, min_tokens: int) -> I
             prompt = lm.encode(pair.query, pair.old)
         except UnscorableError:
             continue
-        if len(prompt.prompt_ids) >= min_tokens:
+        # The published code takes targets of one token only.
+        if len(prompt.prompt_ids) >= min_tokens and len(prompt.target_ids) == 1:
             yield prompt
 
 
@@ -296,7 +294,7 @@ def main() -> None:
         raise SystemExit("name the official BLiMP files: --root DIR or KN_SWEEPS_DATA")
     cases = [
         measure(*smollm2(root, chosen.prompts, chosen.min_tokens)),
-        measure(*random_bert(max(2, chosen.prompts // 4))),
+        measure(*random_bert(max(2, chosen.prompts // 10))),
     ]
     if chosen.json:
         print(json.dumps({"cases": [asdict(case) for case in cases]}, indent=1))

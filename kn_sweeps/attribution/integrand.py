@@ -18,8 +18,9 @@ from kn_sweeps.models.tokenization import Encoded
 Measure = Literal["probability", "log_probability"]
 """Of the joint target, its tokens predicted from the gold ones before them."""
 
-_LOGITS = 16_000_000
-"""Logits held at a time: those of a large vocabulary are the largest tensors of all."""
+_LOGITS = 8_000_000
+"""Logits held at a time: those of a large vocabulary are the largest tensors of all, and an
+allocator gives blocks above 32 MB back at once."""
 
 
 class Point(NamedTuple):
@@ -160,8 +161,11 @@ def _gold(
     with torch.no_grad():
         wide = at_least_float32(logits)
         at = torch.arange(len(tokens), device=tokens.device)
-        gold = wide[at, tokens] - wide.logsumexp(-1)
-        outer = wide.softmax(-1).neg_()
+        largest = wide.amax(-1, keepdim=True)
+        outer = (wide - largest).exp_()
+        total = outer.sum(-1, keepdim=True)
+        gold = wide[at, tokens] - (largest + total.log())[:, 0]
+        outer /= -total
         outer[at, tokens] += 1
     (gradient,) = torch.autograd.grad(logits, hidden, outer.to(logits.dtype))
     return gold, gradient

@@ -11,8 +11,8 @@ import pytest
 from kn_sweeps.attribution.quadrature import (
     PathIntegral,
     Quadrature,
-    clenshaw_curtis,
     gauss_legendre,
+    patterson,
 )
 
 Curve = Callable[[float], list[float]]
@@ -37,12 +37,14 @@ def _sharp(x: float) -> list[float]:
     return [math.atan((x - 0.3) / 0.01), x, math.tanh(40 * (x - 0.05))]
 
 
-@pytest.mark.parametrize("nodes", [2, 3, 5, 9, 17])
-def test_clenshaw_curtis_is_exact_for_polynomials_and_nested(nodes: int) -> None:
-    points, weights = clenshaw_curtis(nodes)
-    for degree in range(nodes):
-        assert weights @ np.array(points) ** degree == pytest.approx(1 / (degree + 1))
-    assert clenshaw_curtis(2 * nodes - 1)[0][::2] == points  # bit for bit: points are keys
+@pytest.mark.parametrize(("nodes", "degree"), [(2, 1), (3, 3), (5, 7), (9, 13), (17, 25)])
+def test_the_panels_rules_are_nested_positive_and_of_their_degree(nodes: int, degree: int) -> None:
+    points, weights = patterson(nodes)
+    for power in range(degree + 1):
+        assert weights @ np.array(points) ** power == pytest.approx(1 / (power + 1))
+    assert weights.min() > 0
+    if nodes < 17:
+        assert patterson(2 * nodes - 1)[0][::2] == points  # bit for bit: points are keys
 
 
 @pytest.mark.parametrize("nodes", [1, 4, 9])
