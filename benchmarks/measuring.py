@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +41,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - before
         return
+    _give_back_freed_pages()
     before, over = _resident(), threading.Event()
 
     def watch() -> None:
@@ -53,6 +55,12 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     finally:
         over.set()
         thread.join()
+
+
+def _give_back_freed_pages() -> None:
+    """Freed memory that the C library keeps would hide what is allocated from it."""
+    with suppress(AttributeError, OSError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident() -> int:

@@ -133,7 +133,7 @@ def _compute(
         residuals, uncertified = certificates(located)
         if uncertified:
             log.warning(
-                "%.2g %% of %d attributed layers are not certified: their residual or estimated "
+                "%.1f %% of %d attributed layers are not certified: their residual or estimated "
                 "error is above the tolerance (neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),

@@ -149,6 +149,34 @@ def test_a_full_disk_leaves_no_half_file(
     assert run(config()).computed
 
 
+def test_what_is_not_certified_is_said_and_listed(
+    config: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = run(config())  # a fixed rule is never certified
+    assert "100.0 % of" in caplog.text
+    assert "not certified" in caplog.text
+    assert outcome.summary["metrics"]["uncertified"]["value"] == 1
+    located = json.loads((outcome.directory / "neurons.json").read_text())
+    for certificate in (one for entry in located for one in entry["certificates"]):
+        assert len(certificate["residual"]) == len(certificate["certified"])
+        assert set(certificate["nodes"]) == {2}
+    caplog.clear()
+    fine = run(config(method=("method=kn", "method.tol=0.05")))
+    assert fine.summary["metrics"]["uncertified"]["value"] < 1
+
+
+def test_attributions_are_shared_between_runs(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
+    first = run(config("attribution_cache_gib=1"))
+    kept = len(list((tmp_path / "cache" / "attributions").rglob("*.safetensors")))
+    second = run(config("attribution_cache_gib=1", "method.threshold=0.3"))
+    assert first.directory != second.directory
+    assert kept > 0
+    assert len(list((tmp_path / "cache" / "attributions").rglob("*.safetensors"))) == kept
+
+
 def test_other_metrics_are_computed_from_the_rows_alone(
     config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,19 @@ def test_a_wrong_line_is_refused(
         Architecture(lm_of("gpt2").model)
 
 
+@pytest.mark.parametrize(
+    "change", [{"post_norm": None}, {"post_norm": "attention.output.LayerNorm"}]
+)
+def test_a_wrong_norm_is_found_out_and_blocks_are_not_stepped(
+    lm_of,  # noqa: ANN001
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object],
+) -> None:
+    assert lm_of("bert").architecture.mlp_adds
+    monkeypatch.setitem(FAMILIES, "bert", Family(**vars(FAMILIES["bert"]) | change))
+    assert not Architecture(lm_of("bert").model).mlp_adds
+
+
 def test_a_head_that_gives_other_logits_is_refused(lm_of, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
     line = vars(FAMILIES["gpt2"]) | {"head": lambda model, hidden: 2 * model.lm_head(hidden)}
     monkeypatch.setitem(FAMILIES, "gpt2", Family(**line))
