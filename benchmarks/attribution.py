@@ -14,14 +14,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -29,15 +25,17 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 
 from benchmarks.measuring import (
     configured_model,
     matrix_product_rate,
+    official_data,
     operations,
     peak_memory,
+    random_model,
+    random_prompts,
+    say,
     table,
     timed,
 )
@@ -89,9 +87,9 @@ def measure(lm: LanguageModel, prompts: Sequence[Encoded], converged: int = 512)
             loop, took = timed(functools.partial(_reference, lm, prompt), lm.device)
             loops.append(loop)
             reference_times.append(took)
-            _say(f"{lm.name}: reference {reference_times[-1]:.1f} s")
+            say(f"{lm.name}: reference {reference_times[-1]:.1f} s")
         times.append(timed(lambda: integrated_gradients(lm, prompts), lm.device)[1])
-        _say(f"{lm.name}: ours {times[-1] / count:.3f} s a prompt")
+        say(f"{lm.name}: ours {times[-1] / count:.3f} s a prompt")
     with peak_memory(lm.device) as peak:
         found = integrated_gradients(lm, prompts)
     # A fixed rule, for the few cells that adaptation does in double would hide what rows take.
@@ -108,7 +106,7 @@ def measure(lm: LanguageModel, prompts: Sequence[Encoded], converged: int = 512)
         (fine,) = integrated_gradients(lm, [prompt], Quadrature("gauss_legendre", converged))
         ours.append(_jaccard(one.scores, fine.scores))
         theirs.append(_jaccard(loop, fine.scores))
-        _say(f"{lm.name}: agreement {ours[-1]:.3f}")
+        say(f"{lm.name}: agreement {ours[-1]:.3f}")
     here, there = sum(times) / len(times) / count, sum(reference_times) / count
     return Case(
         lm.name,
@@ -128,7 +126,7 @@ def measure(lm: LanguageModel, prompts: Sequence[Encoded], converged: int = 512)
     )
 
 
-def smollm2(root: str | None, count: int, min_tokens: int) -> tuple[LanguageModel, list[Encoded]]:
+def smollm2(root: str, count: int, min_tokens: int) -> tuple[LanguageModel, list[Encoded]]:
     """SmolLM2-135M and official BLiMP pairs, in turn from each paradigm it can be asked about."""
     lm = configured_model("smollm2_135m")
     source = resolve_source("blimp", "hub", root)
@@ -146,8 +144,8 @@ def smollm2(root: str | None, count: int, min_tokens: int) -> tuple[LanguageMode
 def random_bert(count: int, tokens: int = 18) -> tuple[LanguageModel, list[Encoded]]:
     """A bert-base of random weights and prompts of random tokens with one mask."""
     torch.manual_seed(0)
-    lm = _random("bert_base_random", BertForMaskedLM(BertConfig()))
-    return lm, _random_prompts(lm, count, tokens)
+    lm = random_model("bert_base_random", BertForMaskedLM(BertConfig()))
+    return lm, random_prompts(lm, count, tokens)
 
 
 def growth() -> list[dict[str, object]]:
@@ -164,8 +162,8 @@ def growth() -> list[dict[str, object]]:
     }.items():
         for value in values:
             shape = base | {name: value}
-            lm = _random("smollm2 shape", LlamaForCausalLM(_smollm2_config(shape["layers"])))
-            prompts = _random_prompts(lm, shape["prompts"], shape["tokens"])
+            lm = random_model("smollm2 shape", LlamaForCausalLM(_smollm2_config(shape["layers"])))
+            prompts = random_prompts(lm, shape["prompts"], shape["tokens"])
             rule = Quadrature("gauss_legendre", shape["nodes"])
 
             run = functools.partial(integrated_gradients, lm, prompts, rule)
@@ -181,7 +179,7 @@ def growth() -> list[dict[str, object]]:
                     "ratio to the floor": took / floor,
                 }
             )
-            _say(str(rows[-1]))
+            say(str(rows[-1]))
     return rows
 
 
@@ -197,8 +195,8 @@ def shapes() -> list[dict[str, object]]:
     }.items():
         with torch.device(device):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        lm = _random(name, model)
-        prompts = _random_prompts(lm, 32, 16)
+        lm = random_model(name, model)
+        prompts = random_prompts(lm, 32, 16)
         rule = Quadrature("gauss_legendre", 8)
         integrated_gradients(lm, prompts[:4], rule)
         with peak_memory(device) as peak:
@@ -248,24 +246,6 @@ def _jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-def _random(name: str, model: PreTrainedModel) -> LanguageModel:
-    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[MASK]", "word"))}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-    )
-    return LanguageModel(model, tokenizer, name=name)
-
-
-def _random_prompts(lm: LanguageModel, count: int, tokens: int) -> list[Encoded]:
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(4, int(lm.model.config.vocab_size), (count, tokens), generator=draw)
-    at = tokens - 1 if lm.kind == "causal" else tokens // 2
-    return [Encoded(tuple(row), (at, at + 1), None) for row in ids.tolist()]
-
-
 def _smollm2_config(layers: int) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=49152,
@@ -276,10 +256,6 @@ def _smollm2_config(layers: int) -> LlamaConfig:
         num_key_value_heads=3,
         tie_word_embeddings=True,
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -293,6 +269,7 @@ def main() -> None:
     parser.add_argument(
         "--root", help="folder of official BLiMP files (default: KN_SWEEPS_DATA/blimp)"
     )
+    parser.add_argument("--model", choices=("smollm2_135m", "bert_base_random"), help="only one")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--min-tokens", type=int, default=12, help="of a BLiMP prompt")
     chosen = parser.parse_args()
@@ -300,14 +277,12 @@ def main() -> None:
         rows = growth() if chosen.growth else shapes()
         print(json.dumps(rows, indent=1) if chosen.json else table(rows))
         return
-    data = os.environ.get("KN_SWEEPS_DATA")
-    root = chosen.root or (str(Path(data) / "blimp") if data else None)
-    if root is None:
-        raise SystemExit("name the official BLiMP files: --root DIR or KN_SWEEPS_DATA")
-    cases = [
-        measure(*smollm2(root, chosen.prompts, chosen.min_tokens)),
-        measure(*random_bert(max(2, chosen.prompts // 10))),
-    ]
+    cases: list[Case] = []
+    if chosen.model != "bert_base_random":
+        root = official_data(chosen.root, "blimp")
+        cases.append(measure(*smollm2(root, chosen.prompts, chosen.min_tokens)))
+    if chosen.model != "smollm2_135m":
+        cases.append(measure(*random_bert(max(2, chosen.prompts // 10))))
     if chosen.json:
         print(json.dumps({"cases": [asdict(case) for case in cases]}, indent=1))
     else:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
-from torch.utils.flop_counter import FlopCounterMode
+from tokenizers import Tokenizer, models
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from kn_sweeps.cli import CONF
 from kn_sweeps.config import build
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import Encoded
 
 Result = TypeVar("Result")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -80,10 +85,30 @@ def timed(what: Callable[[], Result], device: torch.device) -> tuple[Result, flo
 
 def operations(what: Callable[[], object]) -> int:
     """Floating-point operations of its matrix products, forward and backward."""
-    counter = FlopCounterMode(display=False)
-    with counter:
+    total = [0]
+    with _Counting(total):
         what()
-    return int(counter.get_total_flops())
+    return total[0]
+
+
+class _Counting(TorchDispatchMode):
+    """PyTorch's own counter follows modules too, which forbids gradients at their inputs."""
+
+    def __init__(self, total: list[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._total = total
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self._total[0] += count(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -101,6 +126,39 @@ def configured_model(name: str) -> LanguageModel:
         torch.device("cpu"), "float32"
     )
     return lm
+
+
+def random_model(name: str, model: PreTrainedModel) -> LanguageModel:
+    """A model with a tokenizer that is never used."""
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[MASK]", "word"))}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+    )
+    return LanguageModel(model, tokenizer, name=name)
+
+
+def random_prompts(lm: LanguageModel, count: int, tokens: int) -> list[Encoded]:
+    """Prompts of random tokens; the answer is the last one, or masked in the middle."""
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, int(lm.model.config.vocab_size), (count, tokens), generator=draw)
+    at = tokens - 1 if lm.kind == "causal" else tokens // 2
+    return [Encoded(tuple(row), (at, at + 1), None) for row in ids.tolist()]
+
+
+def official_data(root: str | None, name: str) -> str:
+    """The folder of official files, `root` or the one KN_SWEEPS_DATA names."""
+    data = os.environ.get("KN_SWEEPS_DATA")
+    if root is None and data is None:
+        raise SystemExit("name the official files: --root DIR or KN_SWEEPS_DATA")
+    return root or str(Path(str(data)) / name)
+
+
+def say(text: str) -> None:
+    """Tell how far it is, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:

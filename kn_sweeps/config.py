@@ -24,7 +24,7 @@ from kn_sweeps.metrics.base import Metric
 from kn_sweeps.models.loading import DType, Model
 from kn_sweeps.tracking import Tracker
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Part of every run id: raise it when the same config gives other rows than before."""
 
 _CANNOT_CHANGE_ROWS = (

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from kn_sweeps.cases import Case, Intent, Probe, Query
-from kn_sweeps.interventions import applied
+from kn_sweeps.edits import is_identity
+from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.methods.base import Plan
-from kn_sweeps.models.language_model import LanguageModel, Reply, TargetScore
+from kn_sweeps.models.asking import (
+    Changed,
+    Question,
+    Reply,
+    Sentence,
+    TargetScore,
+    ask,
+    score_sentences,
+)
+from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import UnscorableError
 
-Question = tuple[Query, str, str]
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Answers:
-    """Replies to questions and scores of sentences, in one state of the model."""
+    """Replies to questions and scores of sentences; each says under which edit."""
 
     replies: Mapping[Question, Reply]
-    sentences: Mapping[str, TargetScore]
+    sentences: Mapping[Sentence, TargetScore]
 
 
 def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Intent) -> list[Record]:
     """Ask every probe of every case before and after its edit.
+
+    Probes of all edits share batches; each row of a batch has its own edit.
 
     Args:
         lm: The model, unchanged; it is unchanged again on return.
@@ -36,26 +48,39 @@ def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Inten
         intent: What the edits are for.
 
     Returns:
-        One row a probe, in the order of the cases; the columns are those of docs/metrics.md.
-        Log-probabilities are in nats, KL is KL(pre || post) of the answer's first token.
+        One row a probe, in the order of the cases; the columns are those of docs/metrics.md. A
+        case whose edit failed has one row of kind `failed`. Log-probabilities are in nats, KL is
+        KL(pre || post) of the answer's first token.
     """
-    by_edit: dict[str, list[Case]] = {}
+    number = {name: n + 1 for n, name in enumerate(plan.edits)}
+    edits = list(plan.edits.values())
+    # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
+    number |= {name: 0 for name, edit in plan.edits.items() if is_identity(edit)}
+
+    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
+        return applied_rowwise(lm, edits, [row - 1 for row in rows])
+
+    asked = {
+        case.id: [(probe, number[plan.edit_of[case.id]]) for probe in case.all_probes]
+        for case in cases
+        if case.id not in plan.failed
+    }
+    probes = [pair for some in asked.values() for pair in some]
+    before = _ask(lm, [(probe, 0) for probe, _ in probes])
+    after = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
+    answers = _Answers({**before.replies, **after.replies}, {**before.sentences, **after.sentences})
+    rows: list[Record] = []
     for case in cases:
-        by_edit.setdefault(plan.edit_of[case.id], []).append(case)
-    rows: dict[str, list[Record]] = {}
-    for name, members in by_edit.items():
-        probes = [probe for case in members for probe in case.all_probes]
-        # The same batches before and after, so that rounding is the same: no edit, no change.
-        before = _ask(lm, probes)
-        with applied(lm, plan.edits[name]):
-            after = _ask(lm, probes)
-        for case in members:
-            about = {"case": case.id, "edit": name, "source": case.source, "task": case.task}
-            rows[case.id] = [
-                {**about, "intent": intent, "probe": n, **_row(probe, before, after)}
-                for n, probe in enumerate(case.all_probes)
-            ]
-    return [row for case in cases for row in rows[case.id]]
+        about = {"case": case.id, "source": case.source, "task": case.task, "intent": intent}
+        if case.id in plan.failed:
+            rows.append({**about, "kind": "failed", "failure": plan.failed[case.id]})
+            continue
+        about["edit"] = plan.edit_of[case.id]
+        rows += [
+            {**about, "probe": n, **_row(probe, answers, edit)}
+            for n, (probe, edit) in enumerate(asked[case.id])
+        ]
+    return rows
 
 
 def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict[str, list[str]]]:
@@ -89,18 +114,24 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
     return kept, left_out
 
 
-def _ask(lm: LanguageModel, probes: Sequence[Probe]) -> _Answers:
+def _ask(
+    lm: LanguageModel, probes: Iterable[tuple[Probe, int]], changed: Changed | None = None
+) -> _Answers:
     """Ask every distinct question once."""
-    sentences = [text for p in probes if p.kind == "sentence" for text in (p.old, p.new)]
-    asked = list(dict.fromkeys((p.query, p.old, p.new) for p in probes if p.kind != "sentence"))
-    texts = list(dict.fromkeys(sentences))
+    questions: dict[Question, None] = {}
+    sentences: dict[Sentence, None] = {}
+    for probe, edit in probes:
+        if probe.kind == "sentence":
+            sentences |= dict.fromkeys((Sentence(probe.old, edit), Sentence(probe.new, edit)))
+        else:
+            questions[Question(probe.query, probe.old, probe.new, edit)] = None
     return _Answers(
-        dict(zip(asked, lm.ask(asked), strict=True)),
-        dict(zip(texts, lm.score_sentences(texts), strict=True)),
+        dict(zip(questions, ask(lm, list(questions), changed), strict=True)),
+        dict(zip(sentences, score_sentences(lm, list(sentences), changed), strict=True)),
     )
 
 
-def _row(probe: Probe, before: _Answers, after: _Answers) -> Record:
+def _row(probe: Probe, answers: _Answers, edit: int) -> Record:
     row: Record = {
         "kind": probe.kind,
         "group": probe.group,
@@ -109,14 +140,15 @@ def _row(probe: Probe, before: _Answers, after: _Answers) -> Record:
         "subject": probe.query.subject_text,
         "old": probe.old,
         "new": probe.new,
+        "failure": "",
     }
     if probe.kind == "sentence":
-        for time, answers in (("pre", before), ("post", after)):
-            old, new = answers.sentences[probe.old], answers.sentences[probe.new]
+        for time, state in (("pre", 0), ("post", edit)):
+            old, new = (answers.sentences[Sentence(s, state)] for s in (probe.old, probe.new))
             row |= _readings(time, old, new, "")
         return {**row, "old_ids": list(old.ids), "new_ids": list(new.ids), "kl": float("nan")}
-    question = (probe.query, probe.old, probe.new)
-    pre, post = before.replies[question], after.replies[question]
+    question = Question(probe.query, probe.old, probe.new)
+    pre, post = answers.replies[question], answers.replies[question._replace(edit=edit)]
     row |= {"old_ids": list(pre.old.ids), "new_ids": list(pre.new.ids)}
     row |= _readings("pre", pre.old, pre.new, pre.answer)
     row |= _readings("post", post.old, post.new, post.answer)

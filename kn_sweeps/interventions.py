@@ -7,7 +7,7 @@ bit for bit, whatever is raised inside.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kn_sweeps.edits import Edit, NeuronScale, RankOne
+from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, parts
 from kn_sweeps.models.language_model import LanguageModel
 
 Neurons = Float[Tensor, "batch seq d_ff"]
 Outputs = Float[Tensor, "batch seq d_model"]
+Rows = slice | Tensor
+_Add = Callable[[Tensor], Tensor]
 
 
 @contextmanager
@@ -80,16 +82,67 @@ def applied(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         ValueError: If the edit names a layer or neuron the model does not have, or its vectors
             do not fit.
     """
-    match edit:
-        case NeuronScale():
-            with neurons_replaced(lm, _scalings(lm, edit)):
-                yield
-        case RankOne():
-            u, v = _vectors(lm, edit)
-            with outputs_replaced(
-                lm, {edit.layer: lambda x, y: y + ((x.float() @ u)[..., None] * v).to(y.dtype)}
-            ):
-                yield
+    with _changed(lm, [(slice(None), edit)]):
+        yield
+
+
+@contextmanager
+def applied_rowwise(
+    lm: LanguageModel, edits: Sequence[Edit], row_to_edit: Sequence[int]
+) -> Iterator[None]:
+    """Give every row of the batches inside the block its own edit.
+
+    Args:
+        lm: The model.
+        edits: What to apply.
+        row_to_edit: For each row of a batch, which of `edits`.
+
+    Raises:
+        ValueError: As `applied`.
+    """
+    rows: dict[int, list[int]] = defaultdict(list)
+    for row, number in enumerate(row_to_edit):
+        rows[number].append(row)
+    with _changed(lm, [(_indexed(lm, at), edits[number]) for number, at in rows.items()]):
+        yield
+
+
+@contextmanager
+def _changed(lm: LanguageModel, edits: Sequence[tuple[Rows, Edit]]) -> Iterator[None]:
+    """Hook the layers that `edits` change; each acts on its own rows of a batch."""
+    scales: dict[int, list[tuple[Rows, Tensor]]] = defaultdict(list)
+    adds: dict[int, list[tuple[Rows, _Add]]] = defaultdict(list)
+    for rows, edit in edits:
+        for part in parts(edit):
+            if isinstance(part, NeuronScale):
+                for layer, factors in _factors(lm, part).items():
+                    scales[layer].append((rows, factors))
+            else:
+                adds[part.layer].append((rows, _added(lm, part)))
+
+    def scaled(layer: int) -> Callable[[Tensor], Tensor]:
+        def change(x: Tensor) -> Tensor:
+            x = x.clone()
+            for rows, factors in scales[layer]:
+                x[rows] *= factors.to(x.dtype)
+            return x
+
+        return change
+
+    def with_added(layer: int) -> Callable[[Tensor, Tensor], Tensor]:
+        def change(x: Tensor, y: Tensor) -> Tensor:
+            y = y.clone()
+            for rows, add in adds[layer]:
+                y[rows] += add(x[rows].to(_wide(x))).to(y.dtype)
+            return y
+
+        return change
+
+    with (
+        neurons_replaced(lm, {layer: scaled(layer) for layer in scales}),
+        outputs_replaced(lm, {layer: with_added(layer) for layer in adds}),
+    ):
+        yield
 
 
 @torch.no_grad()
@@ -100,19 +153,33 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
         ValueError: As `applied`.
     """
     lm.revision = ""
-    match edit:
-        case NeuronScale():
-            _scalings(lm, edit)
-            for layer, index in edit.neurons:
-                lm.architecture.values(layer)[index] *= edit.factor
-        case RankOne():
-            u, v = _vectors(lm, edit)
-            values = lm.architecture.values(edit.layer)
-            values += torch.outer(u, v).to(values.dtype)
+    every = list(parts(edit))
+    for part in every:
+        if not isinstance(part, NeuronScale):
+            values = lm.architecture.values(part.layer)
+            values += _change(lm, part).to(values.dtype)
+    # Neurons are scaled before anything is added to what they write.
+    for part in every:
+        if isinstance(part, NeuronScale):
+            for layer, factors in _factors(lm, part).items():
+                values = lm.architecture.values(layer)
+                values *= factors[:, None].to(values.dtype)
 
 
-def _scalings(lm: LanguageModel, edit: NeuronScale) -> dict[int, Callable[[Tensor], Tensor]]:
-    by_layer: dict[int, list[int]] = defaultdict(list)
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _indexed(lm: LanguageModel, rows: Sequence[int]) -> Rows:
+    """Rows as an index; a slice, which copies nothing, where they follow each other."""
+    if list(rows) == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=lm.device)
+
+
+def _factors(lm: LanguageModel, edit: NeuronScale) -> dict[int, Float[Tensor, " d_ff"]]:
+    """What each layer's neurons are multiplied by."""
+    factors: dict[int, Tensor] = {}
     for layer, index in edit.neurons:
         lm.architecture.check_layer(layer)
         if not 0 <= index < lm.architecture.d_ff:
@@ -120,22 +187,44 @@ def _scalings(lm: LanguageModel, edit: NeuronScale) -> dict[int, Callable[[Tenso
                 f"neuron ({layer}, {index}) does not exist; layer {layer} has 0 to "
                 f"{lm.architecture.d_ff - 1}"
             )
-        by_layer[layer].append(index)
-
-    def scaling(indices: list[int]) -> Callable[[Tensor], Tensor]:
-        factors = torch.ones(lm.architecture.d_ff, device=lm.device)
-        factors[indices] = edit.factor
-        return lambda x: x * factors.to(x.dtype)
-
-    return {layer: scaling(indices) for layer, indices in by_layer.items()}
+        if layer not in factors:
+            factors[layer] = torch.ones(lm.architecture.d_ff, device=lm.device)
+        factors[layer][index] = edit.factor
+    return factors
 
 
-def _vectors(lm: LanguageModel, edit: RankOne) -> tuple[Tensor, Tensor]:
+def _added(lm: LanguageModel, edit: RankOne | LowRank | Dense) -> _Add:
+    """What an edit adds to the MLP's output, given the neurons."""
+    if isinstance(edit, Dense):
+        change = _change(lm, edit)
+        return lambda x: x @ change.to(x.dtype)
+    u, v = _directions(lm, edit)
+    return lambda x: (x @ u.T.to(x.dtype)) @ v.to(x.dtype)
+
+
+def _change(lm: LanguageModel, edit: RankOne | LowRank | Dense) -> Float[Tensor, "d_ff d_model"]:
+    """What an edit adds to the value slots."""
+    if not isinstance(edit, Dense):
+        u, v = _directions(lm, edit)
+        return u.T @ v
     lm.architecture.check_layer(edit.layer)
     expected = (lm.architecture.d_ff, lm.architecture.d_model)
-    if (edit.u.numel(), edit.v.numel()) != expected:
+    if tuple(edit.change.shape) != expected:
         raise ValueError(
-            f"a rank-one edit of this model needs vectors of {expected}, got "
-            f"{(edit.u.numel(), edit.v.numel())}"
+            f"a dense edit of this model needs a change of {expected}, got "
+            f"{tuple(edit.change.shape)}"
         )
-    return edit.u.to(lm.device).float(), edit.v.to(lm.device).float()
+    return edit.change.to(lm.device).float()
+
+
+def _directions(lm: LanguageModel, edit: RankOne | LowRank) -> tuple[Tensor, Tensor]:
+    """(rank, d_ff) and (rank, d_model)."""
+    lm.architecture.check_layer(edit.layer)
+    u, v = (x[None] if x.ndim == 1 else x for x in (edit.u, edit.v))
+    expected = (lm.architecture.d_ff, lm.architecture.d_model)
+    if (u.shape[1], v.shape[1]) != expected or len(u) != len(v):
+        raise ValueError(
+            f"a low-rank edit of this model needs vectors of {expected}, got "
+            f"{(u.shape[1], v.shape[1])}"
+        )
+    return u.to(lm.device).float(), v.to(lm.device).float()

@@ -12,6 +12,7 @@ from kn_sweeps.edits import NeuronScale, RankOne
 from kn_sweeps.evaluate import evaluate, scorable
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Plan
+from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
 
 QUERY = Query("The capital of France is ", ".", (15, 21))
@@ -48,9 +49,9 @@ def test_a_row_repeats_what_asking_by_hand_says(some_lm: LanguageModel) -> None:
     assert [(row["case"], row["probe"], row["kind"]) for row in rows] == [
         *(("f0", 0, "edit"), ("f0", 1, "neighbour"), ("s0", 0, "edit"), ("s0", 1, "sentence")),
     ]
-    (pre,) = some_lm.ask([(QUERY, "Paris", "Rome")])
+    (pre,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
     with applied(some_lm, plan.edits["a"]):
-        (post,) = some_lm.ask([(QUERY, "Paris", "Rome")])
+        (post,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
     row = rows[0]
     for time, reply in (("pre", pre), ("post", post)):
         assert row[f"{time}_log_prob_old"] == pytest.approx(reply.old.log_prob, abs=1e-5)
@@ -76,7 +77,9 @@ def test_the_identity_changes_no_column(some_lm: LanguageModel) -> None:
 
 def test_a_sentence_row_compares_whole_sentences(some_lm: LanguageModel) -> None:
     row = evaluate(some_lm, [FACT, PAIR], _plan(some_lm), "replace")[-1]
-    good, bad = some_lm.score_sentences(["Ann sees this cat .", "Ann sees this cats ."])
+    good, bad = score_sentences(
+        some_lm, [Sentence("Ann sees this cat ."), Sentence("Ann sees this cats .")]
+    )
     assert row["pre_margin"] == pytest.approx(bad.log_prob - good.log_prob, abs=1e-5)
 
 

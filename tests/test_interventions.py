@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 import torch
 
 from kn_sweeps.cases import Query
-from kn_sweeps.edits import Edit, NeuronScale, RankOne
-from kn_sweeps.interventions import applied, merge
+from kn_sweeps.edits import Dense, Edit, Joint, LowRank, NeuronScale, RankOne, joined
+from kn_sweeps.interventions import applied, applied_rowwise, merge
+from kn_sweeps.models.asking import Question, Reply, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
 
 QUESTIONS = [
-    (Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),
-    (Query("Ann sees ", " cat."), "New Delhi", "these"),
+    Question(Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),
+    Question(Query("Ann sees ", " cat."), "New Delhi", "these"),
 ]
 
 
 def _edits(lm: LanguageModel) -> list[Edit]:
     draw = torch.Generator().manual_seed(0)
-    u, v = (torch.randn(n, generator=draw) for n in (lm.architecture.d_ff, lm.architecture.d_model))
+    d_ff, d_model = lm.architecture.d_ff, lm.architecture.d_model
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw)
+
+    suppress = NeuronScale(((0, 3), (2, 39), (2, 0)), 0.0)
+    low_rank = LowRank(0, drawn(3, d_ff), drawn(3, d_model))
     return [
-        NeuronScale(((0, 3), (2, 39), (2, 0)), 0.0),
+        suppress,
         NeuronScale(((1, 7),), 2.0),
-        RankOne(1, u, v),
+        RankOne(1, drawn(d_ff), drawn(d_model)),
+        low_rank,
+        Dense(2, drawn(d_ff, d_model)),
+        Joint((low_rank, suppress, RankOne(0, drawn(d_ff), drawn(d_model)))),
     ]
 
 
 def _log_probs(lm: LanguageModel) -> list[float]:
-    return [x for r in lm.ask(QUESTIONS) for x in (r.old.log_prob, r.new.log_prob)]
+    return [x for r in ask(lm, QUESTIONS) for x in (r.old.log_prob, r.new.log_prob)]
 
 
 def test_an_applied_edit_equals_the_merged_one(
@@ -90,3 +101,44 @@ def test_an_edit_that_does_not_fit_is_refused(
     weights_kept(lm_of("gpt2"))
     with pytest.raises(ValueError, match=message), applied(lm_of("gpt2"), edit):
         pass
+
+
+def test_rows_with_their_own_edits_equal_one_edit_at_a_time(any_lm: LanguageModel) -> None:
+    edits = _edits(any_lm)
+    sentences = ["Ann sees this cat .", "The capital of France is Rome ."]
+
+    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
+        return applied_rowwise(any_lm, edits, rows)
+
+    numbers = [*range(len(edits)), *range(len(edits))]
+    together = ask(any_lm, [q._replace(edit=n) for n in numbers for q in QUESTIONS], changed)
+    scored = score_sentences(any_lm, [Sentence(s, n) for n in numbers for s in sentences], changed)
+    for n, edit in enumerate(edits):
+        with applied(any_lm, edit):
+            alone = ask(any_lm, QUESTIONS)
+            alone_scored = score_sentences(any_lm, [Sentence(s) for s in sentences])
+        for found, expected in zip(together[2 * n : 2 * n + 2], alone, strict=True):
+            _assert_equal(found, expected)
+        for one, other in zip(scored[2 * n : 2 * n + 2], alone_scored, strict=True):
+            assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+
+
+def _assert_equal(found: Reply, expected: Reply) -> None:
+    assert found.answer == expected.answer
+    for one, other in ((found.old, expected.old), (found.new, expected.new)):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=1e-5)
+        assert (one.hits, one.exact) == (other.hits, other.exact)
+    torch.testing.assert_close(found.first_log_probs, expected.first_log_probs)
+
+
+def test_edits_joined_equal_edits_nested(some_lm: LanguageModel) -> None:
+    edits = _edits(some_lm)
+    together = joined(edits)
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(applied(some_lm, edit))
+        nested = _log_probs(some_lm)
+    with applied(some_lm, together):
+        assert _log_probs(some_lm) == pytest.approx(nested, abs=1e-5)
+    with applied(some_lm, joined([])):
+        assert _log_probs(some_lm) == _log_probs(some_lm)

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.attribution.integrand import Measure, Whole, at_least_float32
+from kn_sweeps.attribution.integrand import Measure, Whole
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
 
 

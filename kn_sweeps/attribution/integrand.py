@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
 
 Measure = Literal["probability", "log_probability"]
@@ -109,6 +108,11 @@ class Readings:
         self.slots = max(self.sizes)
         self._first = [sum(self.sizes[:p]) for p in range(len(prompts))]
 
+    def row_numbers(self, prompt: int) -> range:
+        """Which of the rows of all prompts are `prompt`'s."""
+        first = sum(len(rows) for rows in self.rows[:prompt])
+        return range(first, first + len(self.rows[prompt]))
+
     def places(self, prompts: Sequence[int]) -> Places:
         """The places of one point for each of `prompts`."""
         found: list[tuple[int, ...]] = []
@@ -169,18 +173,3 @@ def _gold(
         outer[at, tokens] += 1
     (gradient,) = torch.autograd.grad(logits, hidden, outer.to(logits.dtype))
     return gold, gradient
-
-
-@contextmanager
-def removed_after(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Take hooks away when the block is left, whatever is raised inside."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; double stays double."""
-    return x if x.dtype == torch.float64 else x.float()

@@ -20,12 +20,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kn_sweeps.attribution.hooked import HookedIntegrand
-from kn_sweeps.attribution.integrand import Integrand, Measure, Point, at_least_float32
+from kn_sweeps.attribution.integrand import Integrand, Measure, Point
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
-from kn_sweeps.attribution.stepped import CannotStepError, SteppedIntegrand
+from kn_sweeps.attribution.stepped import SteppedIntegrand
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.precision import in_double
+from kn_sweeps.models.precision import at_least_float32, in_double
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.stepping import CannotStepError
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ def groups(prompts: Sequence[Encoded], max_rows: int) -> Iterator[list[int]]:
     """Prompts of like length together: padding is waste."""
     group: list[int] = []
     rows = 0
-    for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i)):
+    sizes = [(len(prompt.target_ids), len(prompt.ids)) for prompt in prompts]
+    for i in sorted(range(len(prompts)), key=lambda i: (sizes[i], i)):
         own = _PROMPT_ROWS * len(prompts[i].target_ids)
         if group and rows + own > max_rows:
             yield group

@@ -71,12 +71,14 @@ class Plan:
         edit_of: Case id to edit id.
         located: What was located on the way, an edit.
         attributions: Source to one row of neuron scores a located prompt.
+        failed: Case id to why its edit could not be planned.
     """
 
     edits: Mapping[str, Edit]
     edit_of: Mapping[str, str]
     located: tuple[Located, ...] = ()
     attributions: Mapping[str, Float[torch.Tensor, "prompts neurons"]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from kn_sweeps.cases import Case, Intent
-from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne
+from kn_sweeps.edits import Dense, Edit, Joint, LowRank, Neuron, NeuronScale, RankOne
 from kn_sweeps.methods.base import Method, Plan
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.seeding import generator
@@ -20,8 +20,8 @@ from kn_sweeps.seeding import generator
 class RandomControl:
     """What `of` would do, moved to a random place.
 
-    As many neurons in the same layers, none of them the located ones; or a rank-one update of
-    the same layer and norm with random directions.
+    As many neurons in the same layers, none of them the located ones; a low-rank update of the
+    same layer and norms with random directions; or a dense change with its entries shuffled.
 
     Attributes:
         of: The method to control for.
@@ -46,7 +46,7 @@ class RandomControl:
             name: _moved(lm, edit, generator(seed, "random", name))
             for name, edit in plan.edits.items()
         }
-        return Plan(moved, plan.edit_of)
+        return Plan(moved, plan.edit_of, failed=plan.failed)
 
 
 def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:
@@ -62,10 +62,19 @@ def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:
                 placed += [(layer, free[i]) for i in drawn]
             return NeuronScale(tuple(placed), factor)
         case RankOne(layer, u, v):
-            directions = [torch.randn(x.numel(), generator=draw) for x in (u, v)]
-            sizes = [float(x.norm()) for x in (u, v)]
-            new_u, new_v = (
-                size * direction / direction.norm()
-                for size, direction in zip(sizes, directions, strict=True)
-            )
-            return RankOne(layer, new_u, new_v)
+            return RankOne(layer, _turned(u, draw), _turned(v, draw))
+        case LowRank(layer, u, v):
+            return LowRank(layer, _turned(u, draw), _turned(v, draw))
+        case Dense(layer, change):
+            # Shuffled: every norm is the same, the largest change among them.
+            order = torch.randperm(change.numel(), generator=draw)
+            return Dense(layer, change.flatten()[order].reshape(change.shape))
+        case Joint(parts):
+            return Joint(tuple(_moved(lm, part, draw) for part in parts))
+
+
+def _turned(x: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """Vectors of the same lengths in random directions."""
+    directions = torch.randn(x.shape, generator=draw)
+    turned: torch.Tensor = directions * (x.norm(dim=-1) / directions.norm(dim=-1))[..., None]
+    return turned

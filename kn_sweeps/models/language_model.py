@@ -1,4 +1,4 @@
-"""One interface to masked and causal language models: score targets and read greedy answers.
+"""One interface to masked and causal language models.
 
 Both kinds of model are reduced to rows of token ids with positions to read. A causal LM has one
 row per target, whose positions predict the target's tokens given the gold ones before them. A
@@ -8,8 +8,7 @@ masked LM has one row per target token: the pieces not yet read are masked, thos
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +21,6 @@ from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, start_id
 
 Ids = tuple[int, ...]
-Slot = tuple[Ids, int]
 
 
 @dataclass(frozen=True)
@@ -46,65 +44,6 @@ class Batch:
 
     ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch seq"]
-
-
-@dataclass(frozen=True)
-class TargetScore:
-    """How a model rates one target.
-
-    Attributes:
-        ids: The target's token ids.
-        log_probs: Log-probability of each, in nats, given the gold tokens before it.
-        hits: Whether each is the argmax at its position.
-        exact: Whether the greedy answer, as long as the target, is the target.
-    """
-
-    ids: Ids
-    log_probs: tuple[float, ...]
-    hits: tuple[bool, ...]
-    exact: bool
-
-    @property
-    def log_prob(self) -> float:
-        """Joint log-probability of the target, in nats."""
-        return sum(self.log_probs)
-
-    @property
-    def argmax(self) -> bool:
-        """Whether every token is the argmax under teacher forcing."""
-        return all(self.hits)
-
-    @property
-    def token_share(self) -> float:
-        """Share of the target's tokens that are the argmax, in [0, 1]."""
-        return sum(self.hits) / len(self.hits)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model says to one question.
-
-    Attributes:
-        old: The score of the first target.
-        new: The score of the second.
-        answer: Greedy answer; a causal LM's has as many tokens as the longer target, a masked
-            LM's as many pieces as `new`.
-        first_log_probs: Log-probabilities of the answer's first token, in nats, on the CPU.
-    """
-
-    old: TargetScore
-    new: TargetScore
-    answer: str
-    first_log_probs: Float[Tensor, " vocab"]
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """One position, read: the argmax, the wanted tokens, and all of it where asked for."""
-
-    argmax: int
-    log_probs: Mapping[int, float]
-    all_log_probs: Tensor | None
 
 
 class LanguageModel:
@@ -192,7 +131,7 @@ class LanguageModel:
         if self.kind == "causal":
             return [Row(encoded.ids[: stop - 1], tuple(range(start - 1, stop - 1)), gold)]
         return [
-            Row(self._masked(encoded.ids, range(at, stop)), (at,), (encoded.ids[at],))
+            Row(self.masked(encoded.ids, range(at, stop)), (at,), (encoded.ids[at],))
             for at in range(start, stop)
         ]
 
@@ -205,7 +144,7 @@ class LanguageModel:
         if self.kind == "causal":
             return self.rows(encoded)
         return [
-            Row(self._masked(encoded.ids, range(at, at + 1)), (at,), (encoded.ids[at],))
+            Row(self.masked(encoded.ids, range(at, at + 1)), (at,), (encoded.ids[at],))
             for at in range(*encoded.target)
         ]
 
@@ -231,142 +170,10 @@ class LanguageModel:
         hidden = self.hidden(batch)[list(rows), list(positions)]
         return self.architecture.head(hidden).float().log_softmax(-1)
 
-    def score(self, questions: Sequence[tuple[Query, str]]) -> list[TargetScore]:
-        """Score one target a question, without a greedy run: `exact` is `argmax`."""
-        encoded = [self.encode(query, target) for query, target in questions]
-        return self._scores(encoded, [self.rows(one) for one in encoded])
-
-    def score_sentences(self, sentences: Sequence[str]) -> list[TargetScore]:
-        """Score whole sentences; see `sentence_rows`."""
-        encoded = [self.encode(Query(""), sentence) for sentence in sentences]
-        return self._scores(encoded, [self.sentence_rows(one) for one in encoded])
-
-    def ask(self, questions: Sequence[tuple[Query, str, str]]) -> list[Reply]:
-        """Ask each (query, old, new): both targets' scores and the greedy answer.
-
-        Args:
-            questions: Queries with two targets; they may be equal.
-
-        Returns:
-            One reply a question, in order.
-
-        Raises:
-            UnscorableError: If a question cannot be tokenised.
-        """
-        pairs = [(self.encode(q, old), self.encode(q, new)) for q, old, new in questions]
-        encoded = [one for pair in pairs for one in pair]
-        rows = [self.rows(one) for one in encoded]
-        first = {(r[0].ids, r[0].positions[0]) for r in rows[::2]}
-        readings = self._read([row for group in rows for row in group], keep=first)
-        greedy = self._greedy(encoded, readings)
-        replies = []
-        for i, (old, new) in enumerate(pairs):
-            answers = greedy[2 * i : 2 * i + 2]
-            scores = [
-                self._score(one, rows[2 * i + j], readings, answers[j] == one.target_ids)
-                for j, one in enumerate((old, new))
-            ]
-            head = rows[2 * i][0]
-            kept = readings[head.ids, head.positions[0]].all_log_probs
-            assert kept is not None
-            answer = max(answers, key=len) if self.kind == "causal" else answers[1]
-            replies.append(Reply(scores[0], scores[1], self._text(answer), kept))
-        return replies
-
-    def _masked(self, ids: Ids, where: range) -> Ids:
+    def masked(self, ids: Ids, where: range) -> Ids:
+        """`ids` with masks at the positions `where`."""
         mask = int(self.tokenizer.mask_token_id)
         return tuple(mask if i in where else token for i, token in enumerate(ids))
-
-    def _text(self, ids: Ids) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
-
-    def _scores(self, encoded: list[Encoded], rows: list[list[Row]]) -> list[TargetScore]:
-        readings = self._read([row for group in rows for row in group])
-        return [
-            self._score(one, group, readings, None)
-            for one, group in zip(encoded, rows, strict=True)
-        ]
-
-    @staticmethod
-    def _score(
-        encoded: Encoded, rows: list[Row], readings: Mapping[Slot, _Reading], exact: bool | None
-    ) -> TargetScore:
-        read = [
-            (readings[row.ids, position], token)
-            for row in rows
-            for position, token in zip(row.positions, row.tokens, strict=True)
-        ]
-        hits = tuple(reading.argmax == token for reading, token in read)
-        log_probs = tuple(reading.log_probs[token] for reading, token in read)
-        return TargetScore(
-            encoded.target_ids, log_probs, hits, all(hits) if exact is None else exact
-        )
-
-    @torch.inference_mode()
-    def _read(self, rows: Sequence[Row], keep: set[Slot] | None = None) -> dict[Slot, _Reading]:
-        """Read every position of every row; equal rows are computed once.
-
-        Args:
-            rows: What to read.
-            keep: Slots whose whole distribution is kept, on the CPU.
-        """
-        wanted: dict[Ids, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for row in rows:
-            for position, token in zip(row.positions, row.tokens, strict=True):
-                wanted[row.ids][position].add(token)
-        readings: dict[Slot, _Reading] = {}
-        for chunk in self._batches(list(wanted)):
-            slots = [(i, p) for i, ids in enumerate(chunk) for p in sorted(wanted[ids])]
-            log_probs = self.log_probs(
-                self.batch(chunk), [i for i, _ in slots], [p for _, p in slots]
-            )
-            best = log_probs.argmax(-1).tolist()
-            for n, (i, position) in enumerate(slots):
-                ids = chunk[i]
-                tokens = sorted(wanted[ids][position])
-                values = log_probs[n, tokens].tolist()
-                whole = log_probs[n].cpu() if keep and (ids, position) in keep else None
-                readings[ids, position] = _Reading(
-                    best[n], dict(zip(tokens, values, strict=True)), whole
-                )
-        return readings
-
-    def _batches(self, rows: list[Ids]) -> Iterator[list[Ids]]:
-        """Rows of like length together: padding is waste."""
-        ordered = sorted(rows, key=lambda ids: (len(ids), ids))
-        for start in range(0, len(ordered), self.batch_size):
-            yield ordered[start : start + self.batch_size]
-
-    def _greedy(self, encoded: Sequence[Encoded], readings: Mapping[Slot, _Reading]) -> list[Ids]:
-        """Greedy answers, each as long as its target."""
-        if self.kind == "masked":
-            return self._greedy_masked(encoded)
-        answers: list[Ids] = [
-            (readings[one.prompt_ids + one.target_ids[:-1], one.target[0] - 1].argmax,)
-            for one in encoded
-        ]
-        length = [len(one.target_ids) for one in encoded]
-        for step in range(1, max(length, default=0)):
-            going = [i for i in range(len(encoded)) if length[i] > step]
-            rows = [encoded[i].prompt_ids + answers[i] for i in going]
-            best = self._argmax([(ids, len(ids) - 1) for ids in rows])
-            for i, token in zip(going, best, strict=True):
-                answers[i] += (token,)
-        return answers
-
-    def _greedy_masked(self, encoded: Sequence[Encoded]) -> list[Ids]:
-        """Fill each target's masks left to right, each with its argmax."""
-        filled = [self._masked(one.ids, range(*one.target)) for one in encoded]
-        for step in range(max((len(one.target_ids) for one in encoded), default=0)):
-            going = [i for i, one in enumerate(encoded) if len(one.target_ids) > step]
-            slots = [(filled[i], encoded[i].target[0] + step) for i in going]
-            for i, (ids, at), token in zip(going, slots, self._argmax(slots), strict=True):
-                filled[i] = (*ids[:at], token, *ids[at + 1 :])
-        return [ids[slice(*one.target)] for ids, one in zip(filled, encoded, strict=True)]
-
-    def _argmax(self, slots: Sequence[Slot]) -> list[int]:
-        readings = self._read([Row(ids, (position,), (0,)) for ids, position in slots])
-        return [readings[slot].argmax for slot in slots]
 
     @torch.inference_mode()
     def sample(
@@ -393,7 +200,10 @@ class LanguageModel:
             drawn = torch.multinomial(top.values.exp(), 1, generator=generator)
             for row, token in zip(rows, top.indices.gather(1, drawn)[:, 0].tolist(), strict=True):
                 row[at : at + 1] = [token]
-        return [self._text(tuple(row[first : first + length])) for row in rows]
+        texts = self.tokenizer.batch_decode(
+            [row[first : first + length] for row in rows], skip_special_tokens=True
+        )
+        return [text.strip() for text in texts]
 
     def _blank_rows(self, count: int, length: int) -> tuple[list[list[int]], int]:
         """Rows to sample into, and the position of the first sampled token."""

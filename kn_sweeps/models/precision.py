@@ -53,3 +53,8 @@ class _StayDouble(TorchFunctionMode):
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
         return func(*args, **kwargs)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; double stays double."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -115,7 +115,8 @@ def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None)
         UnscorableError: If none is named and the tokenizer has neither.
     """
     if start_token is not None:
-        return int(tokenizer.get_vocab()[start_token])
+        ids: list[int] = tokenizer.convert_tokens_to_ids([start_token])
+        return ids[0]
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

@@ -17,13 +17,14 @@ from kn_sweeps.attribution.integrated_gradients import (
     integrated_gradients,
 )
 from kn_sweeps.attribution.quadrature import Quadrature
-from kn_sweeps.attribution.stepped import CannotStepError, SteppedIntegrand
+from kn_sweeps.attribution.stepped import SteppedIntegrand
 from kn_sweeps.cases import Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.stepping import CannotStepError
 from tests.reference import integrated_gradients as reference
 from tests.reference.reading import Row, causal_rows, masked_rows
 

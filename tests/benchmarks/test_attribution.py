@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.attribution import _random_prompts, measure
-from benchmarks.measuring import matrix_product_rate, operations, peak_memory, table
+from benchmarks.attribution import measure
+from benchmarks.measuring import (
+    matrix_product_rate,
+    operations,
+    peak_memory,
+    random_prompts,
+    table,
+)
 from tests.conftest import random_lm
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_both_ways_are_measured_on_the_same_prompts(family: str) -> None:
     lm = random_lm(family)
-    case = measure(lm, _random_prompts(lm, 2, 6), converged=64)
+    case = measure(lm, random_prompts(lm, 2, 6), converged=64)
     assert case.ratio == pytest.approx(case.reference_seconds_per_prompt / case.seconds_per_prompt)
     assert case.worst_relative_residual <= 1e-3
     assert case.uncertified_layers == 0

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import kn_sweeps.editing.values as values_module
 from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.values import optimised
 from kn_sweeps.interventions import applied, recorded
 from kn_sweeps.methods.rome import Rome
+from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.stepping import CannotStepError
 from tests.reference import rome as reference
 
 QUERY = Query("The capital of France is ", ".", (15, 21))
@@ -16,8 +23,11 @@ ESSENCE = Query("France is a ", "", (0, 6))
 CONTEXTS = ["", "Ann sees this cat. ", "Bob sees these dogs . Ann is in Peru. "]
 
 
-def _case(new: str = "Rome") -> Case:
-    return Case("c0", "P36", "fact", Probe(QUERY, "Paris", new, "edit"), (QUERY,), (), ESSENCE)
+LONGER = Query("The city France is in the capital of ", " .", (9, 15))
+
+
+def _case(new: str = "Rome", name: str = "c0", query: Query = QUERY) -> Case:
+    return Case(name, "P36", "fact", Probe(query, "Paris", new, "edit"), (query,), (), ESSENCE)
 
 
 def _reference_prompt(lm: LanguageModel, query: Query, target: str) -> reference.Prompt:
@@ -31,78 +41,132 @@ def _reference_prompt(lm: LanguageModel, query: Query, target: str) -> reference
 
 
 @pytest.mark.parametrize("key_mode", ["mean", "original"])
-@pytest.mark.parametrize("new", ["Rome", "New Delhi"])
-def test_the_update_equals_the_reference(any_lm: LanguageModel, key_mode: str, new: str) -> None:
+def test_updates_equal_the_reference_one_by_one(any_lm: LanguageModel, key_mode: str) -> None:
     method = Rome(layer=1, steps=6, weight_decay=0.1, key_mode=key_mode)  # type: ignore[arg-type]
-    edit = method.update(any_lm, _case(new), CONTEXTS)
-    essence = any_lm.encode(ESSENCE, any_lm.tokenizer.mask_token or "Paris")
-    read_at = essence.target[0] - (any_lm.kind == "causal")
-    ids = essence.prompt_ids if any_lm.kind == "causal" else essence.ids
-    expected = reference.rome(
-        any_lm.model,
-        any_lm.architecture.mlp_output(1),
-        [_reference_prompt(any_lm, QUERY.after(context), new) for context in CONTEXTS],
-        any_lm.encode(QUERY, new).target_ids,
+    cases = [_case("Rome", "c0"), _case("New Delhi", "c1"), _case("Lima", "c2", LONGER)]
+    values, failed = optimised(any_lm, cases, CONTEXTS, method.objective())
+    assert not failed
+    for case in cases:
+        found = method.update(any_lm, values[case.id])
+        expected = _reference(any_lm, case, key_mode)
+        value = values[case.id]
+        assert _off(value.before + value.delta, expected.v_star) < 1e-4
+        wanted = torch.outer(expected.v, expected.u).float()
+        assert _off(torch.outer(found.v, found.u), wanted) < 1e-4
+
+
+def _off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def _reference(lm: LanguageModel, case: Case, key_mode: str) -> reference.Edit:
+    assert case.edit is not None
+    query, new = case.edit.query, case.edit.new
+    essence = lm.encode(ESSENCE, lm.tokenizer.mask_token or "Paris")
+    read_at = essence.target[0] - (lm.kind == "causal")
+    ids = essence.prompt_ids if lm.kind == "causal" else essence.ids
+    return reference.rome(
+        lm.model,
+        lm.architecture.mlp_output(1),
+        [_reference_prompt(lm, query.after(context), new) for context in CONTEXTS],
+        lm.encode(query, new).target_ids,
         reference.Essence(torch.tensor([ids]), essence.subject_last, read_at),
         reference.Settings(steps=6, weight_decay=0.1, key_mode=key_mode),  # type: ignore[arg-type]
     )
-    found = torch.outer(edit.v, edit.u)
-    wanted = torch.outer(expected.v, expected.u).float()
-    assert float((found - wanted).norm() / wanted.norm()) < 1e-3
+
+
+@pytest.mark.parametrize("relative_to_state", [False, True])
+def test_stepped_values_equal_those_of_whole_rows(
+    any_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, relative_to_state: bool
+) -> None:
+    objective = replace(
+        Rome(layer=1, steps=5, weight_decay=0.5).objective(), relative_to_state=relative_to_state
+    )
+    cases = [_case("Rome", "c0"), _case("New Delhi", "c1", LONGER)]
+    found, _ = optimised(any_lm, cases, CONTEXTS, objective)
+    monkeypatch.setattr(values_module, "_Stepped", _refuse)
+    whole, _ = optimised(any_lm, cases, CONTEXTS, objective)
+    for case in cases:
+        for one, other in zip(found[case.id], whole[case.id], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def _refuse(*_args: object) -> None:
+    raise CannotStepError("not today")
+
+
+def test_an_edit_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:
+    objective = Rome(layer=1, steps=8, weight_decay=1e-3).objective()
+    cases = [_case("Rome", "c0"), _case("New Delhi", "c1"), _case("Paris", "c2", LONGER)]
+    together, _ = optimised(some_lm, cases, CONTEXTS, objective)
+    in_turn, _ = optimised(some_lm, cases, CONTEXTS, replace(objective, max_rows=1))
+    for case in cases:
+        (alone,) = optimised(some_lm, [case], CONTEXTS, objective)[0].values()
+        torch.testing.assert_close(together[case.id].delta, alone.delta)
+        torch.testing.assert_close(in_turn[case.id].delta, alone.delta)
+
+
+def test_an_edit_that_stops_early_keeps_its_value(some_lm: LanguageModel) -> None:
+    # Nothing can be better than a loss that weighs nothing: the first stops at once.
+    objective = replace(Rome(layer=1, steps=8).objective(), clamp_norm=0.3)
+    easy, hard = _case("Rome", "c0"), _case("New Delhi", "c1")
+    (first,) = optimised(some_lm, [easy], [""], replace(objective, steps=1))[0].values()
+    assert not first.delta.any()
+    together, _ = optimised(some_lm, [easy, hard], CONTEXTS, objective)
+    for value in together.values():
+        assert float(value.delta.norm() / value.before.norm()) <= 0.3 * (1 + 1e-6)
 
 
 def test_the_edited_layer_maps_the_key_to_the_value(any_lm: LanguageModel) -> None:
     method = Rome(layer=1, steps=8)
-    case = _case()
-    prompts = [any_lm.encode(QUERY.after(context), "Rome") for context in CONTEXTS]
-    keys, bare_value = method._keys(any_lm, prompts)
-    value = bare_value + method._optimise(any_lm, case, prompts, bare_value)
-    edit = method.update(any_lm, case, CONTEXTS)
-    key = keys.mean(0)
+    (value,) = optimised(any_lm, [_case()], CONTEXTS, method.objective())[0].values()
+    edit = method.update(any_lm, value)
+    key = value.keys.mean(0).float()
     values, bias = any_lm.architecture.values(1).float(), any_lm.architecture.bias(1)
     before = key @ values + (0 if bias is None else bias.float())
-    torch.testing.assert_close(before + (key @ edit.u) * edit.v, value, atol=1e-4, rtol=1e-4)
+    expected = (value.before + value.delta).float()
+    torch.testing.assert_close(before + (key @ edit.u) * edit.v, expected, atol=1e-4, rtol=1e-4)
     assert torch.linalg.matrix_rank(torch.outer(edit.u, edit.v)) == 1
 
 
 def test_the_edited_model_gives_the_value_at_the_subject(some_lm: LanguageModel) -> None:
     method = Rome(layer=1, steps=8, key_mode="original")
-    case = _case()
-    edit = method.update(some_lm, case, [""])
+    (found,) = optimised(some_lm, [_case()], [""], method.objective())[0].values()
+    edit = method.update(some_lm, found)
     prompt = some_lm.encode(QUERY, "Rome")
-    _, bare_value = method._keys(some_lm, [prompt])
-    value = bare_value + method._optimise(some_lm, case, [prompt], bare_value)
     with applied(some_lm, edit), recorded(some_lm, [1]) as seen, torch.inference_mode():
         some_lm.hidden(some_lm.batch([some_lm.rows(prompt)[0].ids]))
-        written = seen[1][1][0, prompt.subject_last].float()
+        written = seen[1][1][0, prompt.subject_last]
     # The record's hook was set after the edit's, so it sees the edited output.
-    torch.testing.assert_close(written, value, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(written, found.before + found.delta, atol=1e-4, rtol=1e-4)
 
 
 def test_an_edit_raises_the_new_answer(some_lm: LanguageModel) -> None:
     method = Rome(layer=0, steps=20, weight_decay=1e-3)
     edit = method.plan(some_lm, [_case()], seed=0).edits["c0"]
-    (before,) = some_lm.score([(QUERY, "Rome")])
+    (before,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
     with applied(some_lm, edit):
-        (after,) = some_lm.score([(QUERY, "Rome")])
-    assert after.log_prob > before.log_prob + 1
+        (after,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
+    assert after.new.log_prob > before.new.log_prob + 1
 
 
 def test_contexts_depend_on_model_and_seed_only(some_lm: LanguageModel) -> None:
-    method = Rome(layer=1, contexts=3, context_lengths=(2, 4))
-    first = method.sampled_contexts(some_lm, seed=0)
+    first = sampled_contexts(some_lm, 0, 3, (2, 4))
     assert first[0] == ""
     assert len(first) == 7
     assert all(text.endswith(". ") for text in first[1:])
-    assert method.sampled_contexts(some_lm, seed=0) == first
-    assert method.sampled_contexts(some_lm, seed=1) != first
+    assert sampled_contexts(some_lm, 0, 3, (2, 4)) == first
+    assert sampled_contexts(some_lm, 1, 3, (2, 4)) != first
 
 
-def test_a_case_without_a_subject_is_refused(some_lm: LanguageModel) -> None:
+def test_a_case_without_a_subject_fails_and_the_others_do_not(some_lm: LanguageModel) -> None:
     bare = Query("Ann sees ")
     case = Case("c1", "dna", "syntax", Probe(bare, "this", "these", "edit"), (bare,))
-    with pytest.raises(ValueError, match="case c1 has no subject"):
-        Rome(layer=1).plan(some_lm, [case], seed=0)
+    plan = Rome(layer=1, steps=1, contexts=0).plan(some_lm, [case, _case()], seed=0)
+    assert list(plan.edits) == ["c0"]
+    assert plan.failed == {
+        "c1": "case c1 has no subject; this method edits at the subject",
+    }
 
 
 def test_a_layer_that_does_not_exist_is_refused(some_lm: LanguageModel) -> None:
@@ -110,11 +174,23 @@ def test_a_layer_that_does_not_exist_is_refused(some_lm: LanguageModel) -> None:
         Rome(layer=9).plan(some_lm, [_case()], seed=0)
 
 
-def test_a_loss_that_is_not_a_number_names_the_case(lm_of) -> None:  # noqa: ANN001
-    lm = lm_of("gpt2")
-    broken = Rome(layer=1, weight_decay=float("nan"))
-    with pytest.raises(ValueError, match="case c0: ROME's loss became nan at step 0"):
-        broken.update(lm, _case(), [""])
+def test_a_loss_that_is_not_a_number_fails_its_case_alone(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Rome(layer=1, steps=4).objective()
+    cases = [_case("Rome", "c0"), _case("Lima", "c1")]
+    (expected,) = optimised(some_lm, cases[:1], CONTEXTS, objective)[0].values()
+    original = values_module._Optimisation._losses
+
+    def broken(self: object, deltas: list[torch.Tensor], going: list[int]) -> torch.Tensor:
+        losses = original(self, deltas, going)  # type: ignore[arg-type]
+        weights = torch.tensor([float("nan") if n == 1 else 1.0 for n in going])
+        return losses * weights
+
+    monkeypatch.setattr(values_module._Optimisation, "_losses", broken)
+    values, failed = optimised(some_lm, cases, CONTEXTS, objective)
+    assert failed == {"c1": "case c1: the loss became nan at step 0"}
+    torch.testing.assert_close(values["c0"].delta, expected.delta)
 
 
 def test_impossible_settings_are_refused() -> None:

