@@ -93,7 +93,7 @@ def compare(lm: LanguageModel, cases: Sequence[Case], method: Rome = METHOD) -> 
         say(f"together: {edit_times[-1]:.2f} + {evaluate_times[-1]:.2f} s an edit")
     with peak_memory(lm.device) as peak:
         values, _ = optimised(lm, cases, contexts, method.objective())
-    ours = [values[case.id].before + values[case.id].delta for case in cases]
+    ours = [values[case.id].v_star for case in cases]
     theirs = [one.v_star for one in done]
     edit, reference_edit = _mean(edit_times), _mean([one.edit_seconds for one in done])
     scoring, reference_scoring = (

@@ -24,12 +24,14 @@ from kn_sweeps.metrics.base import Metric
 from kn_sweeps.models.loading import DType, Model
 from kn_sweeps.tracking import Tracker
 
+Regime = Literal["single", "batch", "sequential"]
+
 SCHEMA_VERSION = 3
 """Part of every run id: raise it when the same config gives other rows than before."""
 
 _CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
-    "attribution_cache_gib",
+    *("attribution_cache_gib", "keep_edits_gib"),
 )
 
 
@@ -51,6 +53,11 @@ class RunConfig:
         shard: I/N runs every N-th edit, starting with the I-th (from 0).
         sweep: Name of the folder under `results_dir`, and the W&B group.
         rerun: Run again even if the results are there.
+        regime: `single`, every edit alone on the unedited model; `batch`, those of
+            `edits_per_batch` cases in effect at once, every batch alone; `sequential`, batches one
+            on top of the other, scored right after each and again after all.
+        edits_per_batch: Cases of a batch; null for all in `batch` and one in `sequential`.
+        keep_edits_gib: What a finished run may keep of its edits for export, in GiB.
         attribution_cache_gib: How much attribution results may take on disk for other runs to
             use, in GiB; 0 for none.
         results_dir: Where run directories go.
@@ -69,6 +76,9 @@ class RunConfig:
     shard: str = "0/1"
     sweep: str = "default"
     rerun: bool = False
+    regime: Regime = "single"
+    edits_per_batch: int | None = None
+    keep_edits_gib: float = 2.0
     attribution_cache_gib: float = 4.0
     results_dir: str = "results"
 
@@ -78,6 +88,10 @@ class RunConfig:
             raise ValueError(f"limit must be at least 1, or null for all cases; got {self.limit}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.edits_per_batch is not None and self.edits_per_batch < 1:
+            raise ValueError(f"edits_per_batch must be at least 1, got {self.edits_per_batch}")
+        if self.edits_per_batch is not None and self.regime == "single":
+            raise ValueError("edits_per_batch needs regime=batch or regime=sequential")
         self.shard_of()
 
     def shard_of(self) -> tuple[int, int]:

@@ -6,11 +6,16 @@ it into the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 Neuron = tuple[int, int]
@@ -123,3 +128,45 @@ def is_identity(edit: Edit) -> bool:
         isinstance(part, NeuronScale) and (not part.neurons or part.factor == 1)
         for part in parts(edit)
     )
+
+
+def save_edits(path: Path, edits: Mapping[str, Edit]) -> None:
+    """Write edits to a safetensors file: tensors by number, and what they are in its metadata."""
+    tensors: dict[str, Tensor] = {}
+
+    def described(edit: Edit) -> dict[str, Any]:
+        about: dict[str, Any] = {"kind": type(edit).__name__}
+        for field in fields(edit):
+            value = getattr(edit, field.name)
+            if isinstance(value, Tensor):
+                about[field.name] = {"tensor": str(len(tensors))}
+                tensors[str(len(tensors))] = value.detach().cpu().clone().contiguous()
+            elif isinstance(edit, Joint):
+                about[field.name] = [described(part) for part in value]
+            else:
+                about[field.name] = value
+        return about
+
+    text = json.dumps([[name, described(edit)] for name, edit in edits.items()])
+    save_file(tensors, path, metadata={"edits": text})
+
+
+def load_edits(path: Path) -> dict[str, Edit]:
+    """Read what `save_edits` wrote, in its order."""
+    kinds = {kind.__name__: kind for kind in get_args(Edit)}
+    with safe_open(path, "pt") as file:
+
+        def made(about: dict[str, Any]) -> Edit:
+            values = dict(about)
+            kind = kinds[values.pop("kind")]
+            for name, value in values.items():
+                if isinstance(value, dict):
+                    values[name] = file.get_tensor(value["tensor"])
+                elif kind is Joint:
+                    values[name] = tuple(made(part) for part in value)
+                elif kind is NeuronScale and name == "neurons":
+                    values[name] = tuple((layer, index) for layer, index in value)
+            edit: Edit = kind(**values)
+            return edit
+
+        return {name: made(about) for name, about in json.loads(file.metadata()["edits"])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -36,7 +36,13 @@ class _Answers:
     sentences: Mapping[Sentence, TargetScore]
 
 
-def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Intent) -> list[Record]:
+def evaluate(
+    lm: LanguageModel,
+    cases: Sequence[Case],
+    plan: Plan,
+    intent: Intent,
+    after: Literal["edit", "all"] = "edit",
+) -> list[Record]:
     """Ask every probe of every case before and after its edit.
 
     Probes of all edits share batches; each row of a batch has its own edit.
@@ -46,16 +52,19 @@ def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Inten
         cases: Cases whose probes can be tokenised (see `scorable`).
         plan: Their edits.
         intent: What the edits are for.
+        after: What a row says of when it was asked: after its own edit, or after all of a
+            sequence.
 
     Returns:
         One row a probe, in the order of the cases; the columns are those of docs/metrics.md. A
         case whose edit failed has one row of kind `failed`. Log-probabilities are in nats, KL is
         KL(pre || post) of the answer's first token.
     """
-    number = {name: n + 1 for n, name in enumerate(plan.edits)}
-    edits = list(plan.edits.values())
-    # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
-    number |= {name: 0 for name, edit in plan.edits.items() if is_identity(edit)}
+    # One edit may have many names, where several cases' are in effect at once. What plainly
+    # changes nothing is not asked again: no edit, no change, not even of rounding.
+    edits = list({id(edit): edit for edit in plan.edits.values() if not is_identity(edit)}.values())
+    order = {id(edit): n + 1 for n, edit in enumerate(edits)}
+    number = {name: order.get(id(edit), 0) for name, edit in plan.edits.items()}
 
     def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
         return applied_rowwise(lm, edits, [row - 1 for row in rows])
@@ -66,16 +75,22 @@ def evaluate(lm: LanguageModel, cases: Sequence[Case], plan: Plan, intent: Inten
         if case.id not in plan.failed
     }
     probes = [pair for some in asked.values() for pair in some]
-    before = _ask(lm, [(probe, 0) for probe, _ in probes])
-    after = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
-    answers = _Answers({**before.replies, **after.replies}, {**before.sentences, **after.sentences})
+    pre = _ask(lm, [(probe, 0) for probe, _ in probes])
+    post = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
+    answers = _Answers({**pre.replies, **post.replies}, {**pre.sentences, **post.sentences})
     rows: list[Record] = []
     for case in cases:
-        about = {"case": case.id, "source": case.source, "task": case.task, "intent": intent}
+        about = {
+            "case": case.id,
+            "edit": plan.edit_of.get(case.id, case.id),
+            "source": case.source,
+            "task": case.task,
+            "intent": intent,
+            "after": after,
+        }
         if case.id in plan.failed:
-            rows.append({**about, "kind": "failed", "failure": plan.failed[case.id]})
+            rows.append({**about, "probe": 0, "kind": "failed", "failure": plan.failed[case.id]})
             continue
-        about["edit"] = plan.edit_of[case.id]
         rows += [
             {**about, "probe": n, **_row(probe, answers, edit)}
             for n, (probe, edit) in enumerate(asked[case.id])

@@ -1,7 +1,7 @@
 """One run: config in, rows on disk out.
 
-Read this page first. A run loads a model and cases, lets the method plan edits for a chunk of
-cases at a time, asks every probe before and after, saves the chunk, and when all are there
+Read this page first. A run loads a model and cases, lets the method plan edits for some cases at
+a time (`regimes`), asks every probe before and after, saves that chunk, and when all are there
 computes metrics and writes the summary that marks it as done. A run that was cut off continues
 at its first chunk without rows.
 """
@@ -26,19 +26,18 @@ from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
-from kn_sweeps.evaluate import evaluate, scorable
+from kn_sweeps.edits import Edit
+from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
-from kn_sweeps.methods.base import Method
+from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.localisation import certificates, layer_histogram
 from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.provenance import Stages, environment
+from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.tracking import Report
-
-CHUNK = 4
-"""Cases saved together; groups that share an edit are never split."""
 
 log = logging.getLogger(__name__)
 
@@ -95,20 +94,14 @@ def _compute(
         cases, source = _cases(settings, lm)
     if settings.rerun:
         directory.forget_chunks()
-    chunks = list(chunked(settings.method, cases))
-    done = 0
-    bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
-    with bar, stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
-        for number, chunk in enumerate(chunks):
-            if not directory.has_chunk(number):
-                plan = settings.method.plan(lm, chunk, settings.seed)
-                rows = evaluate(lm, chunk, plan, settings.method.intent)
-                directory.add_chunk(number, rows, plan)
-            bar.update(len(chunk))
-            done += len(chunk)
-            report.progress(done, len(cases))
+    with stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
+        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, report)
+    failed = directory.failed(chunks)
+    if len(failed) == len(cases):
+        directory.forget_chunks()
+        raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     with stages.stage("metrics"):
-        directory.join_chunks(len(chunks))
+        directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3))
         metrics = _metrics(settings.metric.values(), directory)
     provenance = {
         **environment(),
@@ -125,9 +118,17 @@ def _compute(
         **_identity(settings, config, directory),
         "source": source,
         "cases": len(cases),
+        "failed": len(failed),
         "metrics": metrics,
         "metric_configs": metric_hashes(config),
     }
+    if failed:
+        log.warning(
+            "%d of %d cases could not be edited, such as: %s",
+            len(failed),
+            len(cases),
+            next(iter(failed.values())),
+        )
     if located := directory.located():
         summary["neurons_by_layer"] = layer_histogram(located, lm.architecture.layers).tolist()
         residuals, uncertified = certificates(located)
@@ -141,6 +142,42 @@ def _compute(
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
     return summary
+
+
+def _edit_and_evaluate(
+    settings: RunConfig,
+    config: Mapping[str, Any],
+    directory: RunDirectory,
+    lm: LanguageModel,
+    cases: Sequence[Case],
+    report: Report,
+) -> int:
+    """Do every step that is not there yet; give the number of chunks that make the run."""
+    method, regime = settings.method, settings.regime
+    todo = steps(method, cases, regime, settings.edits_per_batch)
+    method.prepare(lm, settings.seed)
+    earlier: dict[str, Edit] = {}
+    bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
+    with bar:
+        for number, step in enumerate(todo):
+            if not directory.has_chunk(number):
+                before = list(earlier.values())
+                plan, rows = scored(
+                    lm, method, step, seed=settings.seed, regime=regime, before=before
+                )
+                directory.add_chunk(number, rows, plan)
+            if regime == "sequential":
+                earlier |= directory.chunk_edits(number)
+            bar.update(len(step))
+            report.progress(int(bar.n), len(cases))
+        if regime != "sequential":
+            return len(todo)
+        chunks = len(todo)
+        for number, rest in enumerate(after_all(method, cases, earlier), start=chunks):
+            if not directory.has_chunk(number):
+                directory.add_chunk(number, scored_after_all(lm, method, rest, earlier), NOTHING)
+            chunks += 1
+    return chunks
 
 
 def _cache(settings: RunConfig) -> AttributionCache | None:
@@ -163,27 +200,10 @@ def _identity(
         "method": module_name(config["method"]),
         "of": module_name(config["method"]["of"]) if "of" in config["method"] else None,
         "intent": settings.method.intent,
+        "regime": settings.regime,
         "seed": settings.seed,
         "shard": settings.shard,
     }
-
-
-def chunked(method: Method, cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Cut cases into chunks of about `CHUNK`, keeping those that share an edit together.
-
-    The chunks depend on the config only, so a continued run makes the same ones.
-    """
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(method.group(case), []).append(case)
-    chunk: list[Case] = []
-    for group in groups.values():
-        chunk += group
-        if len(chunk) >= CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def module_name(node: Mapping[str, Any]) -> str:

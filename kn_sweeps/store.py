@@ -3,7 +3,7 @@
     results/<sweep>/<run id>/
         config.yaml  provenance.json  run.log
         parts/       finished chunks of cases, while the run is under way
-        rows.parquet  neurons.json  attributions.safetensors
+        rows.parquet  neurons.json  attributions.safetensors  edits.safetensors  contexts.json
         summary.json  written last: it marks the run as done
 
 Every file appears by rename, so it is whole or absent. A chunk's rows are written after what
@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from kn_sweeps.edits import Edit, load_edits, save_edits
 from kn_sweeps.files import write_atomically, write_json
 from kn_sweeps.methods.base import Plan
 
@@ -38,6 +39,7 @@ class RunDirectory:
         """Name the directory; it is created by `opened`."""
         self.path = path
         self._parts = path / "parts"
+        self._edits = path / "edits.safetensors"
 
     @property
     def summary_path(self) -> Path:
@@ -76,21 +78,41 @@ class RunDirectory:
     def add_chunk(self, chunk: int, rows: Sequence[Record], plan: Plan) -> None:
         """Save a finished chunk."""
         self._parts.mkdir(exist_ok=True)
-        write_json(self._part(chunk, "json"), [asdict(found) for found in plan.located])
+        about = {
+            "located": [asdict(found) for found in plan.located],
+            "contexts": plan.contexts,
+        }
+        write_json(self._part(chunk, "json"), about)
+        write_atomically(self._part(chunk, "edits"), lambda p: save_edits(p, plan.edits))
         tensors = {source: rows.contiguous() for source, rows in plan.attributions.items()}
         write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(tensors, p))
         frame = pd.DataFrame.from_records(list(rows))
         write_atomically(self._part(chunk, "parquet"), lambda p: frame.to_parquet(p, index=False))
 
-    def join_chunks(self, chunks: int) -> None:
-        """Make the final files of all chunks; the parts stay until `finish`."""
+    def failed(self, chunks: int) -> dict[str, str]:
+        """By case, why it could not be edited."""
+        found: dict[str, str] = {}
+        for i in range(chunks):
+            columns = ["case", "kind", "failure"]
+            rows = pd.read_parquet(self._part(i, "parquet"), columns=columns)
+            rows = rows[rows["kind"] == "failed"]
+            found |= dict(zip(rows["case"], rows["failure"], strict=True))
+        return found
+
+    def join_chunks(self, chunks: int, keep_edits_bytes: int) -> None:
+        """Make the final files of all chunks; the parts stay until `finish`.
+
+        Args:
+            chunks: How many.
+            keep_edits_bytes: Edits are kept where all of them take no more.
+        """
         frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
         rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        located = [
-            found
-            for i in range(chunks)
-            for found in json.loads(self._part(i, "json").read_text(encoding="utf-8"))
+        about = [
+            json.loads(self._part(i, "json").read_text(encoding="utf-8")) for i in range(chunks)
         ]
+        located = [found for one in about for found in one["located"]]
+        contexts: list[str] = next((one["contexts"] for one in about if one["contexts"]), [])
         tensors: dict[str, list[torch.Tensor]] = {}
         for i in range(chunks):
             for source, scores in load_file(self._part(i, "safetensors")).items():
@@ -99,6 +121,13 @@ class RunDirectory:
         # From here on an earlier result is being replaced; the chunks can make the new one.
         self.summary_path.unlink(missing_ok=True)
         write_json(self.path / "neurons.json", located)
+        write_json(self.path / "contexts.json", contexts)
+        parts = [self._part(i, "edits") for i in range(chunks)]
+        if sum(part.stat().st_size for part in parts) <= keep_edits_bytes:
+            edits = {name: edit for part in parts for name, edit in load_edits(part).items()}
+            write_atomically(self._edits, lambda path: save_edits(path, edits))
+        else:
+            self._edits.unlink(missing_ok=True)
         write_atomically(
             self.path / "attributions.safetensors", lambda path: save_file(joined, path)
         )
@@ -119,6 +148,23 @@ class RunDirectory:
         """What was located, an edit."""
         found: list[Record] = json.loads((self.path / "neurons.json").read_text(encoding="utf-8"))
         return found
+
+    def chunk_edits(self, chunk: int) -> dict[str, Edit]:
+        """The edits of a finished chunk."""
+        return load_edits(self._part(chunk, "edits"))
+
+    def edits(self) -> dict[str, Edit]:
+        """The edits of a finished run, by id, in the order in which they were made.
+
+        Raises:
+            ValueError: If they were not kept.
+        """
+        if not self._edits.is_file():
+            raise ValueError(
+                f"run {self.path.name} did not keep its edits; raise keep_edits_gib and run it "
+                "again with rerun=true"
+            )
+        return load_edits(self._edits)
 
     def attributions(self) -> dict[str, torch.Tensor]:
         """Neuron scores of every located prompt, by source."""

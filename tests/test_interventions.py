@@ -5,12 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 
 import pytest
 import torch
 
 from kn_sweeps.cases import Query
-from kn_sweeps.edits import Dense, Edit, Joint, LowRank, NeuronScale, RankOne, joined
+from kn_sweeps.edits import (
+    Dense,
+    Edit,
+    Joint,
+    LowRank,
+    NeuronScale,
+    RankOne,
+    joined,
+    load_edits,
+    save_edits,
+)
 from kn_sweeps.interventions import applied, applied_rowwise, merge
 from kn_sweeps.models.asking import Question, Reply, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
@@ -142,3 +153,16 @@ def test_edits_joined_equal_edits_nested(some_lm: LanguageModel) -> None:
         assert _log_probs(some_lm) == pytest.approx(nested, abs=1e-5)
     with applied(some_lm, joined([])):
         assert _log_probs(some_lm) == _log_probs(some_lm)
+
+
+def test_edits_are_the_same_when_read_back(some_lm: LanguageModel, tmp_path: Path) -> None:
+    edits = {f"e/{n}": edit for n, edit in enumerate(_edits(some_lm))} | {"none": joined([])}
+    save_edits(tmp_path / "edits.safetensors", edits)
+    found = load_edits(tmp_path / "edits.safetensors")
+    assert list(found) == list(edits)
+    for name, edit in edits.items():
+        assert type(found[name]) is type(edit)
+        with applied(some_lm, edit):
+            expected = _log_probs(some_lm)
+        with applied(some_lm, found[name]):
+            assert _log_probs(some_lm) == expected

@@ -12,7 +12,10 @@ import pandas as pd
 import pytest
 
 import kn_sweeps.run as run_module
+from kn_sweeps import regimes
+from kn_sweeps.methods.rome import Rome
 from kn_sweeps.run import run
+from kn_sweeps.store import RunDirectory
 from tests.test_config import composed
 
 QUICK = ("tracker=none", "attribution_cache_gib=0", "metric=[reliability,locality,localisation]")
@@ -23,7 +26,7 @@ ROME = ("method=rome", "method.steps=3")
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    monkeypatch.setattr(run_module, "CHUNK", 2)
+    monkeypatch.setattr(regimes, "CHUNK", 2)
 
     def make(
         *overrides: str, data: tuple[str, ...] = FACTS, method: tuple[str, ...] = KN
@@ -37,14 +40,14 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases evaluated from now on."""
     done: list[str] = []
-    original = run_module.evaluate
+    original = regimes.evaluate
 
-    def evaluate(lm: Any, cases: Any, plan: Any, intent: Any) -> Any:
-        rows = original(lm, cases, plan, intent)
+    def evaluate(lm: Any, cases: Any, *args: Any, **kwargs: Any) -> Any:
+        rows = original(lm, cases, *args, **kwargs)
         done.extend(case.id for case in cases)
         return rows
 
-    monkeypatch.setattr(run_module, "evaluate", evaluate)
+    monkeypatch.setattr(regimes, "evaluate", evaluate)
     return done
 
 
@@ -53,7 +56,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     names = {path.name for path in outcome.directory.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
-        *("attributions.safetensors", "run.log"),
+        *("attributions.safetensors", "edits.safetensors", "contexts.json", "run.log"),
     }
     summary = json.loads((outcome.directory / "summary.json").read_text())
     assert summary["run_id"] == outcome.directory.name
@@ -95,7 +98,7 @@ def test_a_rerun_that_fails_loses_nothing(
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "evaluate", fail)
+        patch.setattr(regimes, "evaluate", fail)
         with pytest.raises(RuntimeError, match="broken"):
             run(config("rerun=true"))
     assert {path.name: path.read_bytes() for path in first.directory.glob("*.parquet")} == before
@@ -252,3 +255,99 @@ def test_the_same_config_gives_the_same_rows_bit_for_bit(
         for name in ("a", "b")
     ]
     pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Rome.plan
+    broken = []
+
+    def plan(self: Rome, lm: Any, cases: Any, seed: int, *, together: bool = False) -> Any:
+        broken[:] = broken or [cases[0].id]
+        if any(case.id in broken for case in cases):
+            raise ValueError("this one is singular")
+        return original(self, lm, cases, seed, together=together)
+
+    monkeypatch.setattr(Rome, "plan", plan)
+    outcome = run(config(method=ROME))
+    assert outcome.summary["failed"] == 1
+    rows = pd.read_parquet(outcome.directory / "rows.parquet")
+    failed = rows[rows["kind"] == "failed"]
+    assert list(failed["case"]) == broken
+    assert list(failed["failure"]) == ["this one is singular"]
+    assert rows["case"].nunique() == 6
+    assert outcome.summary["metrics"]["reliability"]["n"] == 5
+
+
+def test_a_run_whose_edits_all_fail_is_no_result(config: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="no case could be edited: layer 9 does not exist"):
+        run(config("method.layer=9", method=ROME))
+
+
+@pytest.mark.parametrize("each", [None, 2])
+def test_a_sequence_is_scored_after_each_and_after_all(
+    config: Callable[..., dict[str, Any]], each: int | None
+) -> None:
+    settings = ("regime=sequential", f"edits_per_batch={each or 'null'}", "metric=[forgetting]")
+    outcome = run(config(*settings, method=ROME))
+    rows = pd.read_parquet(outcome.directory / "rows.parquet")
+    counts = rows.groupby("case")["after"].value_counts().unstack()
+    assert (counts["all"] == counts["edit"]).all()
+    assert len(counts) == 6
+    # The last step is scored with all edits in effect either time.
+    last = rows["case"] == rows[rows["after"] == "edit"]["case"].iloc[-1]
+    now, end = (rows[last & (rows["after"] == when)] for when in ("edit", "all"))
+    assert now["post_log_prob_new"].to_numpy() == pytest.approx(
+        end["post_log_prob_new"].to_numpy(), abs=1e-4
+    )
+    first = rows["case"] == rows["case"].iloc[0]
+    now, end = (rows[first & (rows["after"] == when)] for when in ("edit", "all"))
+    assert now["post_log_prob_new"].to_numpy() != pytest.approx(
+        end["post_log_prob_new"].to_numpy(), abs=1e-4
+    )
+    assert set(outcome.summary["metrics"]) >= {"forgetting", "reliability_after_all"}
+
+
+@pytest.mark.parametrize("stop_at", [2, 7])
+def test_a_sequence_cut_off_goes_on_with_the_same_rows(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    settings = ("regime=sequential", "metric=[forgetting]")
+    expected = run(config(*settings, "sweep=whole", method=ROME))
+    original = run_module.RunDirectory.add_chunk
+
+    def stopping(self: Any, chunk: int, *args: Any) -> None:
+        if chunk == stop_at:
+            raise KeyboardInterrupt
+        original(self, chunk, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(*settings, "sweep=cut", method=ROME))
+    resumed = run(config(*settings, "sweep=cut", method=ROME))
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(one.directory / "rows.parquet") for one in (resumed, expected))
+    )
+
+
+def test_a_batch_is_in_effect_at_once(config: Callable[..., dict[str, Any]]) -> None:
+    alone = run(config(method=ROME))
+    one_by_one = run(config("regime=batch", "edits_per_batch=1", method=ROME))
+    at_once = run(config("regime=batch", method=ROME))
+    single, same, other = (
+        pd.read_parquet(run.directory / "rows.parquet")["post_log_prob_new"].to_numpy()
+        for run in (alone, one_by_one, at_once)
+    )
+    assert same == pytest.approx(single, abs=1e-4)
+    assert other != pytest.approx(single, abs=1e-2)
+
+
+def test_edits_are_kept_for_export_within_bounds(config: Callable[..., dict[str, Any]]) -> None:
+    kept = RunDirectory(run(config(method=ROME)).directory)
+    rows = kept.rows()
+    assert list(kept.edits()) == list(dict.fromkeys(rows["edit"]))
+    without = run(config("keep_edits_gib=0", "sweep=none", method=ROME))
+    with pytest.raises(ValueError, match="did not keep its edits; raise keep_edits_gib"):
+        RunDirectory(without.directory).edits()

@@ -120,13 +120,18 @@ class Value(NamedTuple):
 
     Attributes:
         keys: The subject's key in every context, the bare one first.
-        before: The MLP's output at the subject in the bare prompt.
-        delta: What to add to it.
+        outputs: The MLP's output at the subject, likewise.
+        delta: What to add to the bare one.
     """
 
     keys: Float[Tensor, "contexts d_ff"]
-    before: Float[Tensor, " d_model"]
+    outputs: Float[Tensor, "contexts d_model"]
     delta: Float[Tensor, " d_model"]
+
+    @property
+    def v_star(self) -> Float[Tensor, " d_model"]:
+        """The output that was optimised: that in the bare prompt, and delta."""
+        return self.outputs[0] + self.delta
 
 
 def optimised(
@@ -377,7 +382,6 @@ class _Optimisation:
         self._runner = self._run_unchanged()
         bare = [first[0] for first in self._rows.first]
         size_of = self._runner.states if objective.relative_to_state else self._runner.outputs
-        self._outputs = at_least_float32(self._runner.outputs[bare])
         self._sizes = at_least_float32(size_of[bare]).norm(dim=1)
         with torch.no_grad():
             before = self._runner.before(self._rows.essences)
@@ -386,7 +390,8 @@ class _Optimisation:
     def run(self) -> tuple[dict[str, Value], dict[str, str]]:
         """Optimise; see `optimised`."""
         objective, requests = self._objective, self._requests
-        deltas = [torch.zeros_like(output, requires_grad=True) for output in self._outputs]
+        start = at_least_float32(self._runner.outputs[: len(requests)])
+        deltas = [torch.zeros_like(output, requires_grad=True) for output in start]
         adam = torch.optim.Adam(deltas, lr=objective.learning_rate)
         failed: dict[str, str] = {}
         going = list(range(len(requests)))
@@ -470,5 +475,6 @@ class _Optimisation:
             deltas[number] *= min(1.0, float(longest / deltas[number].norm()))
 
     def _value(self, number: int, delta: Tensor) -> Value:
-        keys = at_least_float32(self._runner.keys[self._rows.first[number]])
-        return Value(keys, self._outputs[number], delta)
+        first = self._rows.first[number]
+        keys, outputs = self._runner.keys[first], self._runner.outputs[first]
+        return Value(at_least_float32(keys), at_least_float32(outputs), delta)

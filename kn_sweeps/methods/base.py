@@ -72,6 +72,7 @@ class Plan:
         located: What was located on the way, an edit.
         attributions: Source to one row of neuron scores a located prompt.
         failed: Case id to why its edit could not be planned.
+        contexts: Texts that were put before prompts.
     """
 
     edits: Mapping[str, Edit]
@@ -79,6 +80,11 @@ class Plan:
     located: tuple[Located, ...] = ()
     attributions: Mapping[str, Float[torch.Tensor, "prompts neurons"]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    contexts: tuple[str, ...] = ()
+
+
+NOTHING = Plan({}, {})
+"""No edit at all."""
 
 
 @runtime_checkable
@@ -100,13 +106,29 @@ class Method(Protocol):
     def group(self, case: Case) -> str:
         """The id of the edit that covers `case`; equal for cases that share one."""
 
-    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """Do what depends on the unedited model and on no case: contexts, statistics.
+
+        `plan` does it where it has not been done; a model that is edited by then needs it before.
+        """
+
+    def plan(
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+    ) -> Plan:
         """Plan the edits of `cases`. Cases of one group must come together.
 
         Args:
-            lm: The model, unchanged.
+            lm: The model; left unchanged. It may be in the scope of earlier edits.
             cases: What to change.
             seed: All randomness comes from it and from what it is drawn for.
+            together: Whether the edits will be in effect at once, for a method that can take
+                that into account.
+
+        Returns:
+            The edits; what cannot be planned for one case is in `failed`.
+
+        Raises:
+            ValueError: If nothing can be planned, because a layer does not exist, say.
         """
 
 

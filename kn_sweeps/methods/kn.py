@@ -101,7 +101,17 @@ class KnowledgeNeurons:
             return case.id
         return f"{case.source}/{self._target(case)}"
 
-    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:  # noqa: ARG002
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """Nothing."""
+
+    def plan(
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int,  # noqa: ARG002
+        *,
+        together: bool = False,  # noqa: ARG002
+    ) -> Plan:
         """Locate once a group and scale what was found."""
         groups: dict[str, list[Case]] = {}
         for case in cases:

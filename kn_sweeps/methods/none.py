@@ -23,7 +23,17 @@ class NoEdit:
         """One edit a case."""
         return case.id
 
-    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:  # noqa: ARG002
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """Nothing."""
+
+    def plan(
+        self,
+        lm: LanguageModel,  # noqa: ARG002
+        cases: Sequence[Case],
+        seed: int,  # noqa: ARG002
+        *,
+        together: bool = False,  # noqa: ARG002
+    ) -> Plan:
         """The identity for every case."""
         return Plan(
             {case.id: NeuronScale((), 1.0) for case in cases}, {case.id: case.id for case in cases}

@@ -39,9 +39,15 @@ class RandomControl:
         """The controlled method's."""
         return self.of.group(case)
 
-    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """What `of` needs."""
+        self.of.prepare(lm, seed)
+
+    def plan(
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+    ) -> Plan:
         """Plan with `of`, then move every edit."""
-        plan = self.of.plan(lm, cases, seed)
+        plan = self.of.plan(lm, cases, seed, together=together)
         moved = {
             name: _moved(lm, edit, generator(seed, "random", name))
             for name, edit in plan.edits.items()

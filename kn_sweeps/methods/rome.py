@@ -10,6 +10,7 @@ import torch
 
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
 from kn_sweeps.editing.values import Objective, Value, optimised
 from kn_sweeps.edits import Edit, RankOne
 from kn_sweeps.methods.base import Plan
@@ -22,8 +23,8 @@ class Rome:
 
         W' = W + (v* - W k*) u^T,   u = C^-1 k* / (k*^T C^-1 k*)
 
-    k* is the mean key over contexts; v* the output that makes the model answer `new`; C is the
-    identity. For syntax the subject is the trigger.
+    k* is the mean key over contexts; v* the output that makes the model answer `new`; C the
+    keys' second moment, or the identity. For syntax the subject is the trigger.
 
     Attributes:
         layer: Layer to edit, from 0.
@@ -37,6 +38,7 @@ class Rome:
             are and the mean key only in u.
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
+        second_moment: Where C comes from; null for the identity.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
 
     Source: Meng et al. (2022), *Locating and Editing Factual Associations in GPT*, section 3 and
@@ -52,6 +54,7 @@ class Rome:
     key_mode: Literal["mean", "original"] = "mean"
     contexts: int = 10
     context_lengths: tuple[int, ...] = (5, 10)
+    second_moment: TextSource | None = None
     max_rows: int = 256
 
     intent: ClassVar[Intent] = "replace"
@@ -83,24 +86,41 @@ class Rome:
             max_rows=self.max_rows,
         )
 
-    def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Plan:
-        """Compute a rank-one update for every case, each on the unedited model."""
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """Sample the contexts and compute the second moment."""
+        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        if self.second_moment is not None:
+            second_moments(lm, [self.layer], self.second_moment)
+
+    def plan(
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int,
+        *,
+        together: bool = False,  # noqa: ARG002
+    ) -> Plan:
+        """Compute a rank-one update for every case, each for itself."""
         contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        source = self.second_moment
+        moment = None if source is None else second_moments(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())
         edits: dict[str, Edit] = {}
         for case, value in values.items():
-            edits[case] = update = self.update(lm, value)
+            edits[case] = update = self.update(value, moment)
             if not (torch.isfinite(update.u).all() and torch.isfinite(update.v).all()):
                 failed[case] = f"case {case}: the rank-one update is not finite"
                 del edits[case]
-        return Plan(edits, {case: case for case in edits}, failed=failed)
+        return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
 
-    def update(self, lm: LanguageModel, value: Value) -> RankOne:
+    def update(self, value: Value, moment: SecondMoment | None = None) -> RankOne:
         """The update that makes the MLP put out a value at the subject."""
-        values, bias = lm.architecture.values(self.layer), lm.architecture.bias(self.layer)
         mean_key = value.keys.mean(0)
-        key = mean_key if self.key_mode == "mean" else value.keys[0]
-        before = key @ values.to(key.dtype) + (0 if bias is None else bias.to(key.dtype))
-        u = mean_key / (key @ mean_key)
-        v = value.before + value.delta - before
+        direction = mean_key if moment is None else moment.solved(mean_key)
+        # The MLP is linear in its keys: the mean of its outputs is its output at the mean key.
+        mean = self.key_mode == "mean"
+        key = mean_key if mean else value.keys[0]
+        before = value.outputs.mean(0) if mean else value.outputs[0]
+        u = direction / (key @ direction)
+        v = value.v_star - before
         return RankOne(self.layer, u.float().cpu(), v.float().cpu())

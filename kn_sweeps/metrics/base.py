@@ -70,11 +70,21 @@ class Results:
         intent: Intent = self.rows["intent"].iloc[0]
         return intent
 
+    def after_all(self) -> Results:
+        """The same run as it was once all edits of a sequence were made."""
+        if self.rows.empty:
+            return self
+        rows = self.rows[self.rows["after"] == "all"]
+        return Results(rows.assign(after="edit"))
+
     def of(self, kind: ProbeKind, group: str | None = None) -> pd.DataFrame:
-        """The rows of one kind of probe and, where given, of one of its groups."""
+        """The rows of one kind of probe and, where given, of one of its groups.
+
+        They were asked right after their own edit.
+        """
         if self.rows.empty:
             return self.rows
-        chosen = self.rows["kind"] == kind
+        chosen = (self.rows["kind"] == kind) & (self.rows["after"] == "edit")
         if group is not None:
             chosen &= self.rows["group"] == group
         return self.rows[chosen]

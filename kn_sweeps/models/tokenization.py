@@ -115,8 +115,9 @@ def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None)
         UnscorableError: If none is named and the tokenizer has neither.
     """
     if start_token is not None:
-        ids: list[int] = tokenizer.convert_tokens_to_ids([start_token])
-        return ids[0]
+        token = tokenizer.convert_tokens_to_ids(start_token)
+        assert isinstance(token, int)
+        return token
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

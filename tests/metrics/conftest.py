@@ -19,6 +19,7 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "kind": "edit",
         "group": "",
         "probe": 0,
+        "after": "edit",
         "old": "Paris",
         "new": "Rome",
         "pre_answer": "Paris",

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.forgetting import Forgetting
 from kn_sweeps.metrics.generality import Generality
 from kn_sweeps.metrics.locality import Locality
 from kn_sweeps.metrics.preference import Preference
@@ -264,3 +265,21 @@ def test_a_relative_change_is_taken_from_the_probability_before(row):
 def test_a_probability_too_small_for_a_float_still_has_a_change(row):
     rows = pd.DataFrame([row(pre_log_prob_old=-2000.0, post_log_prob_old=-2000.0 + math.log(2))])
     assert values(Probability(), rows)["probability_change"] == (pytest.approx(1), 1)
+
+
+def test_forgetting_compares_each_edit_with_itself_at_the_end(row):
+    kinds = ("edit", "rephrase", "neighbour")
+    right_after = [row(f"e{i}", kind=kind) for i in range(4) for kind in kinds]
+    at_the_end = [
+        row(f"e{i}", kind=kind, after="all", post_answer="Rome" if i < 1 else "Paris")
+        for i in reversed(range(4))
+        for kind in kinds
+    ]
+    found = values(Forgetting(), pd.DataFrame(right_after + at_the_end))
+    assert found["forgetting"] == (0.75, 4)
+    assert found["reliability_after_all"] == (0.25, 4)
+    assert found["generality_after_all"] == (0.25, 4)
+    assert found["locality_after_all"] == (0.75, 4)
+    # The others read what was asked right after each edit.
+    assert values(Reliability(), pd.DataFrame(right_after + at_the_end))["reliability"] == (1, 4)
+    assert values(Forgetting(), pd.DataFrame(right_after)) == {}

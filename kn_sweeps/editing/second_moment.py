@@ -1,0 +1,248 @@
+"""Second moments of an MLP's keys over running text, for ROME, MEMIT and AlphaEdit.
+
+    C = E[k k^T],   k the neurons of one layer at one token
+
+Texts are streamed in batches; sums are kept in float64, every other text in another half, so that
+the halves tell how far the estimate has converged. What was summed is saved every `_SAVE_EVERY`
+texts, and an interrupted computation goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from kn_sweeps.caching import cache_directory
+from kn_sweeps.data.texts import texts_of
+from kn_sweeps.files import write_atomically
+from kn_sweeps.interventions import recorded
+from kn_sweeps.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+_SAVE_EVERY = 2000
+VERSION = 1
+"""Part of every key; raise it when the same source would give another matrix."""
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Running text.
+
+    Attributes:
+        name: `bundled` (the project's own sentences), a text file or a folder of them (one text
+            a line), or a dataset of the hub as `NAME` or `NAME:CONFIG` with a column `text`.
+        samples: Texts read; null for all.
+        max_tokens: Longer texts are cut.
+    """
+
+    name: str
+    samples: int | None = 100_000
+    max_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        if self.samples is not None and self.samples < 2:
+            raise ValueError(f"samples must be 2 or more, or null for all; got {self.samples}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be 1 or more, got {self.max_tokens}")
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """An estimate of C.
+
+    Attributes:
+        layer: Whose keys.
+        matrix: C, in float64 on the CPU.
+        tokens: Keys averaged.
+        split_half: |C1 - C2| / |C| (Frobenius) of the two halves of the texts: how far the
+            estimate has converged. The error of C itself is about half of it.
+    """
+
+    layer: int
+    matrix: Float[Tensor, "d_ff d_ff"]
+    tokens: int
+    split_half: float
+
+    @cached_property
+    def _factor(self) -> Float[Tensor, "d_ff d_ff"]:
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(self.matrix)
+        spread = factor.diagonal()
+        # A pivot that is nothing but rounding: the matrix is singular though Cholesky went on.
+        floor = 1e-7 * float(spread.max()) if len(spread) else 0.0
+        if int(failed) or not float(spread.min()) > floor:
+            raise ValueError(
+                f"the second moment of layer {self.layer} is not positive definite: {self.tokens} "
+                f"tokens for {len(self.matrix)} neurons; give it more text (second_moment.samples)"
+            )
+        return factor
+
+    def solved(self, keys: Float[Tensor, "*keys d_ff"]) -> Float[Tensor, "*keys d_ff"]:
+        """C^-1 k for every key.
+
+        Raises:
+            ValueError: If C is not positive definite.
+        """
+        columns = keys.double().cpu().reshape(-1, keys.shape[-1]).T
+        found = torch.cholesky_solve(columns, self._factor).T.reshape(keys.shape)
+        return found.to(keys.device, keys.dtype)
+
+
+def second_moments(
+    lm: LanguageModel, layers: Sequence[int], source: TextSource
+) -> list[SecondMoment]:
+    """The second moments of some layers, computed together where the cache does not have them.
+
+    Raises:
+        ValueError: If a layer does not exist, the text cannot be read, or the model is edited.
+    """
+    for layer in layers:
+        lm.architecture.check_layer(layer)
+    known = {layer: _load(lm, layer, source) for layer in layers}
+    missing = [layer for layer, moment in known.items() if moment is None or not moment.done]
+    if missing:
+        if lm.is_edited:
+            raise ValueError("second moments are those of the unedited model")
+        known |= _computed(lm, missing, source)
+    found = [_moment(layer, known[layer]) for layer in layers]
+    for moment in found:
+        if moment.tokens < len(moment.matrix):
+            raise ValueError(
+                f"the second moment of layer {moment.layer} cannot be positive definite: "
+                f"{moment.tokens} tokens for {len(moment.matrix)} neurons; give it more text "
+                "(second_moment.samples)"
+            )
+    return found
+
+
+@dataclass
+class _Sums:
+    """What has been summed so far, in two halves."""
+
+    halves: Float[Tensor, "2 d_ff d_ff"]
+    tokens: Float[Tensor, " 2"]
+    texts: int
+    done: bool
+
+
+def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> dict[int, _Sums]:
+    """Sum over the texts, from where the least advanced layer stopped."""
+    kept = {layer: _load(lm, layer, source) for layer in layers}
+    starts = {0 if one is None else one.texts for one in kept.values()}
+    d_ff = lm.architecture.d_ff
+    sums: dict[int, _Sums] = {}
+    for layer, one in kept.items():
+        # Layers are read together; one that is ahead of another starts again with it.
+        if one is None or len(starts) > 1:
+            one = _Sums(
+                torch.zeros(2, d_ff, d_ff, dtype=torch.float64),
+                torch.zeros(2, dtype=torch.float64),
+                0,
+                done=False,
+            )
+        sums[layer] = one
+    start = next(iter(sums.values())).texts
+    log.info("second moments of layers %s over %s", list(layers), source.name)
+    texts = itertools.islice(texts_of(source.name), start, source.samples)
+    bar = tqdm(total=source.samples, initial=start, unit="text", desc="second moment", disable=None)
+    with bar:
+        for chunk in _chunks(texts, lm.batch_size):
+            _add(lm, chunk, source.max_tokens, sums)
+            bar.update(len(chunk))
+            read = next(iter(sums.values())).texts
+            if read // _SAVE_EVERY > (read - len(chunk)) // _SAVE_EVERY:
+                _save_all(lm, source, sums)
+    for one in sums.values():
+        one.done = True
+    _save_all(lm, source, sums)
+    return sums
+
+
+@torch.no_grad()
+def _add(lm: LanguageModel, texts: Sequence[str], max_tokens: int, sums: dict[int, _Sums]) -> None:
+    """Add the keys of some texts."""
+    limit = int(getattr(lm.model.config, "max_position_embeddings", 0) or max_tokens)
+    encoded = lm.tokenizer(
+        list(texts), truncation=True, max_length=min(limit, max_tokens), return_attention_mask=False
+    )["input_ids"]
+    rows = [tuple(ids) for ids in encoded]
+    first = next(iter(sums.values())).texts
+    half = torch.tensor([(first + n) % 2 for n in range(len(rows))], device=lm.device)
+    wanted = [n for n, row in enumerate(rows) if row]
+    if wanted:
+        batch = lm.batch([rows[n] for n in wanted])
+        with recorded(lm, list(sums)) as seen:
+            lm.hidden(batch)
+        for layer, one in sums.items():
+            for which in (0, 1):
+                there = batch.mask.bool() & (half[wanted] == which)[:, None]
+                keys = seen[layer][0][there]
+                # Products in single precision or better, sums over batches in double.
+                keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
+                one.halves[which] += (keys.T @ keys).double().cpu()
+                one.tokens[which] += len(keys)
+    for one in sums.values():
+        one.texts += len(texts)
+
+
+def _chunks(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    while chunk := list(itertools.islice(texts, size)):
+        yield chunk
+
+
+def _moment(layer: int, sums: _Sums | None) -> SecondMoment:
+    assert sums is not None
+    tokens = float(sums.tokens.sum())
+    matrix = sums.halves.sum(0) / max(tokens, 1)
+    each = sums.halves / sums.tokens.clamp(min=1)[:, None, None]
+    apart = float((each[0] - each[1]).norm() / matrix.norm().clamp(min=1e-300))
+    return SecondMoment(layer, matrix, int(tokens), apart)
+
+
+def _path(lm: LanguageModel, layer: int, source: TextSource) -> Path:
+    about = [VERSION, lm.name, lm.revision, str(lm.model.dtype), layer, asdict(source)]
+    about.append(_fingerprint(source.name))
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    return cache_directory("second_moments") / f"{lm.name}-{layer}-{key}.safetensors"
+
+
+def _fingerprint(name: str) -> Any:
+    """Changes when a local file does."""
+    path = Path(name)
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _load(lm: LanguageModel, layer: int, source: TextSource) -> _Sums | None:
+    """What was summed before; None if nothing, or nothing whole."""
+    try:
+        with safe_open(_path(lm, layer, source), "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            return _Sums(file.get_tensor("halves"), file.get_tensor("tokens"), **about)
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None
+
+
+def _save_all(lm: LanguageModel, source: TextSource, sums: dict[int, _Sums]) -> None:
+    for layer, one in sums.items():
+        path = _path(lm, layer, source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"about": json.dumps({"texts": one.texts, "done": one.done})}
+        tensors = {"halves": one.halves, "tokens": one.tokens}
+        write_atomically(path, lambda at, t=tensors, a=about: save_file(t, at, metadata=a))  # type: ignore[misc]
