@@ -102,8 +102,9 @@ def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense]:
 
 
 def joined(edits: Iterable[Edit]) -> Edit:
-    """All of `edits` at once, with the low-rank ones of a layer in one."""
+    """All of `edits` at once, with the low-rank ones and the dense ones of a layer in one."""
     rest: list[Edit] = []
+    dense: dict[int, Tensor] = {}
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
     for part in (part for edit in edits for part in parts(edit)):
         match part:
@@ -111,10 +112,13 @@ def joined(edits: Iterable[Edit]) -> Edit:
                 rows.setdefault(layer, []).append((u[None], v[None]))
             case LowRank(layer, u, v):
                 rows.setdefault(layer, []).append((u, v))
+            case Dense(layer, change):
+                dense[layer] = dense[layer] + change if layer in dense else change
             case NeuronScale(()):
                 pass
             case _:
                 rest.append(part)
+    rest += [Dense(layer, change) for layer, change in dense.items()]
     for layer, pairs in rows.items():
         rest.append(
             LowRank(layer, torch.cat([u for u, _ in pairs]), torch.cat([v for _, v in pairs]))

@@ -146,6 +146,20 @@ def _changed(lm: LanguageModel, edits: Sequence[tuple[Rows, Edit]]) -> Iterator[
 
 
 @torch.no_grad()
+def written_by(lm: LanguageModel, layer: int, neurons: Sequence[int]) -> Outputs:
+    """What each neuron writes when it is 1: its value slot, as edited by hooks in effect.
+
+    Returns:
+        Shape (1, neurons, d_model).
+    """
+    mlp = lm.architecture.mlp_output(layer)
+    ones = torch.zeros(1, len(neurons) + 1, lm.architecture.d_ff, device=lm.device)
+    ones[0, range(len(neurons)), list(neurons)] = 1
+    output: Tensor = mlp(ones.to(lm.model.dtype))
+    return output[:, :-1] - output[:, -1:]
+
+
+@torch.no_grad()
 def merge(lm: LanguageModel, edit: Edit) -> None:
     """Write `edit` into the weights, for export. There is no way back.
 

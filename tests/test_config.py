@@ -74,7 +74,10 @@ def test_a_control_can_be_of_any_method() -> None:
         (["shard=2/2"], r"shard must be I/N with 0 <= I < N, e.g. 0/4; got '2/2'"),
         (["shard=one"], "shard must be I/N"),
         (["method.threshold=high"], "method.threshold='high': Input should be a valid number"),
-        (["method.operation=delete"], "method.operation='delete': Input should be 'suppress' or"),
+        (
+            ["method.operation=delete"],
+            "method.operation='delete': Input should be 'suppress', 'enhance' or",
+        ),
         (["method.threshold=2"], r"method: threshold must be in \[0, 1\)"),
         (["method=rome", "method.key_mode=bare"], "Input should be 'mean' or 'original'"),
         (["metric=[]"], "missing metric"),

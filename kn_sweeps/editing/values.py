@@ -90,19 +90,22 @@ class Request:
     essence: Encoded | None
 
     @classmethod
-    def of(cls, lm: LanguageModel, case: Case, contexts: Sequence[str]) -> Request:
+    def of(
+        cls, lm: LanguageModel, case: Case, contexts: Sequence[str], *, subject: bool = True
+    ) -> Request:
         """The request of a case.
 
         Args:
             lm: The model.
             case: What to change; its edit query needs a subject.
             contexts: Texts to put before the prompt, the empty one first.
+            subject: Whether it is edited at its subject, so that it needs one.
 
         Raises:
             ValueError: If there is no subject, or the bare prompt cannot be tokenised.
         """
         probe = edit_probe(case)
-        if probe.query.subject is None:
+        if subject and probe.query.subject is None:
             raise ValueError(f"case {case.id} has no subject; this method edits at the subject")
         prompts = []
         for context in contexts:
@@ -121,11 +124,13 @@ class Value(NamedTuple):
     Attributes:
         keys: The subject's key in every context, the bare one first.
         outputs: The MLP's output at the subject, likewise.
-        delta: What to add to the bare one.
+        state: What it was added to and gave, in the bare prompt.
+        delta: What to add to the bare output, and so to the state.
     """
 
     keys: Float[Tensor, "contexts d_ff"]
     outputs: Float[Tensor, "contexts d_model"]
+    state: Float[Tensor, " d_model"]
     delta: Float[Tensor, " d_model"]
 
     @property
@@ -151,15 +156,23 @@ def optimised(
     Raises:
         ValueError: If the layer does not exist.
     """
-    failed: dict[str, str] = {}
-    requests: list[Request] = []
-    for case in cases:
-        try:
-            requests.append(Request.of(lm, case, contexts))
-        except ValueError as error:
-            failed[case.id] = str(error)
+    requests, failed = requests_of(lm, cases, contexts)
     values, messages = optimise(lm, requests, objective)
     return values, failed | messages
+
+
+def requests_of(
+    lm: LanguageModel, cases: Sequence[Case], contexts: Sequence[str], *, subject: bool = True
+) -> tuple[list[Request], dict[str, str]]:
+    """The requests of some cases, and why there is none for the others; see `Request.of`."""
+    requests: list[Request] = []
+    failed: dict[str, str] = {}
+    for case in cases:
+        try:
+            requests.append(Request.of(lm, case, contexts, subject=subject))
+        except ValueError as error:
+            failed[case.id] = str(error)
+    return requests, failed
 
 
 def optimise(
@@ -326,7 +339,7 @@ class _Whole:
         every = range(len(rows.rows))
         at = (list(every), rows.subjects)
         batch = lm.batch([row.ids for row in rows.rows])
-        with torch.no_grad(), recorded(lm, [layer]) as seen, _state_seen(lm, layer) as states:
+        with torch.no_grad(), recorded(lm, [layer]) as seen, states_seen(lm, layer) as states:
             self._before = lm.hidden(batch)
         self.keys, self.outputs = (x[at] for x in seen[layer])
         self.states = states[0][at]
@@ -354,7 +367,7 @@ class _Whole:
 
 
 @contextmanager
-def _state_seen(lm: LanguageModel, layer: int) -> Iterator[list[Tensor]]:
+def states_seen(lm: LanguageModel, layer: int) -> Iterator[list[Tensor]]:
     """Collect what `layer`'s MLP output was added to and gave."""
     states: list[Tensor] = []
 
@@ -476,5 +489,10 @@ class _Optimisation:
 
     def _value(self, number: int, delta: Tensor) -> Value:
         first = self._rows.first[number]
-        keys, outputs = self._runner.keys[first], self._runner.outputs[first]
-        return Value(at_least_float32(keys), at_least_float32(outputs), delta)
+        runner = self._runner
+        return Value(
+            at_least_float32(runner.keys[first]),
+            at_least_float32(runner.outputs[first]),
+            at_least_float32(runner.states[first[0]]),
+            delta,
+        )

@@ -14,25 +14,31 @@ from torch import Tensor
 from kn_sweeps.attribution.attributor import Attributor, Kind
 from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
-from kn_sweeps.cases import Case, Intent
-from kn_sweeps.edits import Edit, NeuronScale
+from kn_sweeps.cases import Case, Intent, Query
+from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, joined
+from kn_sweeps.interventions import written_by
 from kn_sweeps.methods.base import Certificate, Located, Plan, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 
 _FACTORS = {"suppress": 0.0, "enhance": 2.0}
+_OPERATIONS = (*_FACTORS, "update")
 
 
 @dataclass(frozen=True)
 class KnowledgeNeurons:
-    """Locate by integrated gradients over several prompts, keep what they share, scale it.
+    """Locate by integrated gradients over several prompts, keep what they share, change it.
 
     For a fact the prompts are the phrasings it may see; for syntax, sentences of the paradigm
     with the same target form.
 
     Attributes:
-        operation: `suppress` (x 0) erases the old answer; `enhance` (x 2) promotes the new one.
-        locate: Whose neurons: `old` or `new`; null for old when suppressing, new when enhancing.
+        operation: `suppress` (x 0) erases the old answer; `enhance` (x 2) promotes the new one;
+            `update` takes the old answer's embedding from what the neurons write and adds the
+            new one's, both scaled to the length of what is there.
+        locate: Whose neurons: `old` or `new`; null for new when enhancing, else old.
+        update_old: How much of the old answer's embedding `update` takes away.
+        update_new: How much of the new answer's it adds.
         threshold: A prompt's coarse set is the neurons scoring above this share of its maximum.
         share: A refined neuron is in more than this share of the coarse sets, at first.
         share_step: How far that share moves at a time.
@@ -47,14 +53,16 @@ class KnowledgeNeurons:
         max_nodes: Nodes of an adaptive integral at most.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
-    Source: Dai et al. (2022), sections 3.2 and 3.3; hyper-parameters from their code. Two
+    Source: Dai et al. (2022), sections 3.2, 3.3 and 4.4; hyper-parameters from their code. Two
     deviations: a neuron is scaled at every position, so that an edit is a change of weights; and
     where no share gives a number in the wanted range, the neurons with the largest mean score
     among the nearest set are taken, and `in_range` says so.
     """
 
-    operation: Literal["suppress", "enhance"] = "suppress"
+    operation: Literal["suppress", "enhance", "update"] = "suppress"
     locate: Literal["old", "new"] | None = None
+    update_old: float = 1.0
+    update_new: float = 8.0
     threshold: float = 0.2
     share: float = 0.7
     share_step: float = 0.05
@@ -73,8 +81,8 @@ class KnowledgeNeurons:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        if self.operation not in _FACTORS:
-            raise ValueError(f"operation {self.operation!r}; choose from {', '.join(_FACTORS)}")
+        if self.operation not in _OPERATIONS:
+            raise ValueError(f"operation {self.operation!r}; choose from {', '.join(_OPERATIONS)}")
         for name in ("threshold", "share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -92,14 +100,16 @@ class KnowledgeNeurons:
 
     @property
     def intent(self) -> Intent:
-        """Suppressing erases; enhancing replaces."""
+        """Suppressing erases; enhancing and updating replace."""
         return "erase" if self.operation == "suppress" else "replace"
 
     def group(self, case: Case) -> str:
         """Facts stand alone; pairs of a paradigm with one target form share their neurons."""
         if case.task == "fact":
             return case.id
-        return f"{case.source}/{self._target(case)}"
+        # What an update adds is that of one new form.
+        new = f">{edit_probe(case).new}" if self.operation == "update" else ""
+        return f"{case.source}/{self._target(case)}{new}"
 
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Nothing."""
@@ -136,7 +146,7 @@ class KnowledgeNeurons:
                 certificates=tuple(map(Certificate.of, results)),
             )
             located.append(found)
-            edits[name] = NeuronScale(found.neurons, _FACTORS[self.operation])
+            edits[name] = self._edit(lm, members[0], found.neurons)
             scores.setdefault(found.source, []).append(rows)
         return Plan(
             edits,
@@ -151,8 +161,29 @@ class KnowledgeNeurons:
 
     def _target(self, case: Case) -> str:
         probe = edit_probe(case)
-        locate = self.locate or ("old" if self.operation == "suppress" else "new")
+        locate = self.locate or ("new" if self.operation == "enhance" else "old")
         return probe.old if locate == "old" else probe.new
+
+    def _edit(self, lm: LanguageModel, case: Case, neurons: Sequence[Neuron]) -> Edit:
+        if self.operation != "update":
+            return NeuronScale(tuple(neurons), _FACTORS[self.operation])
+        probe = edit_probe(case)
+        old, new = (self._embedding(lm, probe.query, text) for text in (probe.old, probe.new))
+        direction = self.update_new * new - self.update_old * old
+        changes = []
+        for layer, index in neurons:
+            slot = written_by(lm, layer, [index])[0, 0].float()
+            u = torch.zeros(lm.architecture.d_ff)
+            u[index] = 1
+            changes.append(RankOne(layer, u, (slot.norm() * direction).cpu()))
+        return joined(changes)
+
+    @staticmethod
+    def _embedding(lm: LanguageModel, query: Query, target: str) -> Float[Tensor, " d_model"]:
+        """The direction of a target's embedding; of several tokens, of their mean."""
+        ids = torch.tensor(lm.encode(query, target).target_ids, device=lm.device)
+        embedding: Tensor = lm.architecture.embeddings(ids).float().mean(0)
+        return torch.nn.functional.normalize(embedding, dim=0)
 
     def _prompts(self, lm: LanguageModel, name: str, cases: Sequence[Case]) -> list[Encoded]:
         queries = list(dict.fromkeys(query for case in cases for query in case.seen))

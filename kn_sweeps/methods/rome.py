@@ -106,11 +106,14 @@ class Rome:
         moment = None if source is None else second_moments(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())
         edits: dict[str, Edit] = {}
-        for case, value in values.items():
-            edits[case] = update = self.update(value, moment)
-            if not (torch.isfinite(update.u).all() and torch.isfinite(update.v).all()):
-                failed[case] = f"case {case}: the rank-one update is not finite"
-                del edits[case]
+        for case in cases:
+            if case.id in failed:
+                continue
+            update = self.update(values[case.id], moment)
+            if torch.isfinite(update.u).all() and torch.isfinite(update.v).all():
+                edits[case.id] = update
+            else:
+                failed[case.id] = f"case {case.id}: the rank-one update is not finite"
         return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
 
     def update(self, value: Value, moment: SecondMoment | None = None) -> RankOne:

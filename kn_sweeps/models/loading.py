@@ -60,6 +60,40 @@ class RomeSettings:
     clamp_norm: float = 4.0
 
 
+@dataclass(frozen=True)
+class MemitSettings:
+    """MEMIT's and AlphaEdit's hyper-parameters for one model.
+
+    Attributes:
+        layers: Layers to edit, from 0.
+        covariance_weight: MEMIT's lambda.
+        clamp_norm: Largest |delta| as a multiple of the hidden state's norm.
+        null_threshold: AlphaEdit: eigenvalues of C below it count as zero.
+        texts: Where second moments are taken from.
+    """
+
+    layers: tuple[int, ...]
+    covariance_weight: float = 20000.0
+    clamp_norm: float = 0.75
+    null_threshold: float = 0.02
+    texts: str = "bundled"
+
+
+@dataclass(frozen=True)
+class FineTuningSettings:
+    """Fine-tuning's hyper-parameters for one model.
+
+    Attributes:
+        layer: Layer whose MLP output projection is trained, from 0.
+        learning_rate: Adam's.
+        norm_constraint: Largest change of a single weight; null for none.
+    """
+
+    layer: int
+    learning_rate: float = 5e-4
+    norm_constraint: float | None = 2e-4
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
     """A model that can be loaded.
@@ -68,6 +102,8 @@ class Model(ABC):
         label: What tables call it.
         data_source: Where its datasets come from unless the dataset says otherwise.
         rome: ROME's hyper-parameters for it.
+        memit: MEMIT's and AlphaEdit's; null where it is edited otherwise.
+        ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
     """
@@ -76,6 +112,8 @@ class Model(ABC):
     data_source: Source
     rome: RomeSettings
     start_token: str | None = None
+    memit: MemitSettings | None = None
+    ft: FineTuningSettings | None = None
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.edits import NeuronScale
+from kn_sweeps.interventions import merge
 from kn_sweeps.methods.kn import KnowledgeNeurons
 from kn_sweeps.models.language_model import LanguageModel
 
@@ -119,3 +122,23 @@ def test_enhancing_replaces_and_locates_the_new_answer(some_lm: LanguageModel) -
 def test_impossible_settings_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KnowledgeNeurons(**arguments)  # type: ignore[arg-type]
+
+
+def test_an_update_exchanges_the_embeddings_of_the_answers(any_lm: LanguageModel) -> None:
+    query = Query("The capital of France is ", ".", (15, 21))
+    case = Case("c0", "P36", "fact", Probe(query, "Paris", "New Delhi", "edit"), (query,))
+    kn = KnowledgeNeurons(operation="update", quadrature="riemann", steps=2)
+    assert kn.intent == "replace"
+    plan = kn.plan(any_lm, [case], seed=0)
+    (located,) = plan.located
+    merged = LanguageModel(copy.deepcopy(any_lm.model), any_lm.tokenizer)
+    merge(merged, plan.edits["c0"])
+    embedding = any_lm.architecture.embeddings.weight
+    old, new = (any_lm.encode(query, text).target_ids for text in ("Paris", "New Delhi"))
+    directions = [embedding[list(ids)].mean(0) for ids in (old, new)]
+    old, new = (x / x.norm() for x in directions)
+    for layer, index in located.neurons:
+        slot = any_lm.architecture.values(layer)[index]
+        expected = slot + slot.norm() * (8 * new - old)
+        found = merged.architecture.values(layer)[index]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

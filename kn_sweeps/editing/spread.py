@@ -1,0 +1,124 @@
+"""Spread what should be written at one layer over several, for MEMIT and AlphaEdit.
+
+Edits are made layer by layer. At each, the keys are those of the model as edited so far, and what
+is still missing at the last layer is divided by the number of layers left (Meng et al. 2023,
+section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kn_sweeps.editing.values import Request, Value, states_seen
+from kn_sweeps.edits import Edit, Joint, RankOne, joined
+from kn_sweeps.interventions import applied_rowwise, recorded
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import at_least_float32
+
+Solve = Callable[[int, Float[Tensor, "edits d_ff"]], Float[Tensor, "edits d_ff"]]
+"""Of a layer's keys, the directions u whose edits sum_i r_i u_i^T write the residuals r."""
+
+
+def spread(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    values: Mapping[str, Value],
+    layers: Sequence[int],
+    solve: Solve,
+    *,
+    together: bool,
+) -> dict[str, Edit]:
+    """One edit a request; with `together` they are meant to be in effect at once.
+
+    Args:
+        lm: The model, unchanged.
+        requests: What should be answered.
+        values: What to reach at the last of `layers`.
+        layers: Where to write, ascending.
+        solve: How keys become directions.
+        together: Whether the edits of all requests are in effect at once.
+    """
+    targets = torch.stack([values[r.case].state + values[r.case].delta for r in requests])
+    written: list[list[Edit]] = [[] for _ in requests]
+    for number, layer in enumerate(layers):
+        if together:
+            effect = joined(part for parts in written for part in parts)
+            effects = [effect] * len(requests)
+        else:
+            effects = [joined(parts) for parts in written]
+        keys, states = _keys_and_states(lm, requests, effects, layer, layers[-1])
+        residuals = (targets - states) / (len(layers) - number)
+        groups = [list(range(len(requests)))] if together else [[n] for n in range(len(requests))]
+        for group in groups:
+            for n, u in zip(group, solve(layer, keys[group]), strict=True):
+                written[n].append(RankOne(layer, u.float().cpu(), residuals[n].float().cpu()))
+    return {
+        request.case: Joint(tuple(parts)) for request, parts in zip(requests, written, strict=True)
+    }
+
+
+@torch.no_grad()
+def _keys_and_states(
+    lm: LanguageModel, requests: Sequence[Request], effects: Sequence[Edit], layer: int, last: int
+) -> tuple[Float[Tensor, "edits d_ff"], Float[Tensor, "edits d_model"]]:
+    """Each request's key at `layer`, and its state at `last` in the bare prompt, as edited so far.
+
+    As in the published code, the key is the mean of that in the bare prompt and of the mean over
+    the sampled contexts.
+    """
+    rows = [
+        (n, lm.rows(prompt)[0].ids, prompt.subject_last)
+        for n, request in enumerate(requests)
+        for prompt in request.prompts
+    ]
+    numbers = {id(effect): effect for effect in effects}
+    order = list(numbers)
+    keys: list[Tensor] = []
+    states: list[Tensor] = []
+    for start in range(0, len(rows), lm.batch_size):
+        some = rows[start : start + lm.batch_size]
+        at = (list(range(len(some))), [subject for _, _, subject in some])
+        which = [order.index(id(effects[n])) for n, _, _ in some]
+        with (
+            applied_rowwise(lm, list(numbers.values()), which),
+            recorded(lm, [layer]) as seen,
+            states_seen(lm, last) as state,
+        ):
+            lm.hidden(lm.batch([ids for _, ids, _ in some]))
+        keys.append(at_least_float32(seen[layer][0][at]))
+        states.append(at_least_float32(state[0][at]))
+    every_key, every_state = torch.cat(keys), torch.cat(states)
+    found_keys, found_states = [], []
+    start = 0
+    for request in requests:
+        own = every_key[start : start + len(request.prompts)]
+        found_keys.append(own[0] if len(own) == 1 else (own[0] + own[1:].mean(0)) / 2)
+        found_states.append(every_state[start])
+        start += len(request.prompts)
+    return torch.stack(found_keys), torch.stack(found_states)
+
+
+def ridge(
+    keys: Float[Tensor, "edits d_ff"],
+    directions: Float[Tensor, "edits d_ff"],
+    weight: float,
+) -> Float[Tensor, "edits d_ff"]:
+    """K (weight C + K^T K)^-1 of the keys K, given the directions K C^-1.
+
+    By the push-through identity it is (weight + K C^-1 K^T)^-1 K C^-1: a system of the size of
+    the batch, which has the equality solution W' K = V as its limit for weight -> 0.
+
+    Raises:
+        ValueError: If it is singular: keys depend on each other and nothing weighs against it.
+    """
+    wide, to = keys.double(), directions.double()
+    system = weight * torch.eye(len(keys), dtype=torch.float64, device=keys.device) + wide @ to.T
+    found: Tensor
+    found, failed = torch.linalg.solve_ex(system, to)
+    if int(failed) or not torch.isfinite(found).all():
+        raise ValueError("the keys of these edits depend on each other; raise the weight of C")
+    return found.to(keys.dtype)

@@ -1,0 +1,134 @@
+"""MEMIT (Meng et al. 2023): write many associations at once, spread over several MLPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from kn_sweeps.cases import Case, Intent
+from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.second_moment import TextSource, second_moments
+from kn_sweeps.editing.spread import Solve, ridge, spread
+from kn_sweeps.editing.values import Objective, optimise, requests_of
+from kn_sweeps.edits import Edit, Joint, RankOne
+from kn_sweeps.methods.base import Plan
+from kn_sweeps.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Memit:
+    """Updates of several MLPs, keyed by the subject's last token.
+
+        Delta_l = R K^T (covariance_weight C + K K^T)^-1
+
+    K are the edits' keys at layer l, R what is missing at the last layer of what was optimised
+    there, divided by the number of layers left; C the keys' second moment, or the identity.
+
+    Attributes:
+        layers: Layers to edit, ascending, from 0; the last is where the values are optimised.
+        covariance_weight: Weight of C: how much keys of other text are protected.
+        second_moment: Where C comes from; null for the identity.
+        steps: Evaluations of the loss; the last one does not step.
+        learning_rate: Adam's.
+        weight_decay: Weight of |delta| / |h0|^2.
+        clamp_norm: Largest |delta| as a multiple of the hidden state's norm |h0|.
+        kl_factor: Weight of the KL divergence at the essence prompt.
+        contexts: Number of sampled contexts for each length, besides the bare prompt.
+        context_lengths: Their lengths in tokens.
+        max_rows: Rows in one pass of the optimisation; bounds memory.
+
+    Source: Meng et al. (2023), *Mass-Editing Memory in a Transformer*, section 4, and their code.
+    Deviation: contexts are sampled freely, not from five fixed first words.
+    """
+
+    layers: tuple[int, ...]
+    covariance_weight: float
+    second_moment: TextSource | None = None
+    steps: int = 20
+    learning_rate: float = 0.5
+    weight_decay: float = 0.5
+    clamp_norm: float = 0.75
+    kl_factor: float = 0.0625
+    contexts: int = 5
+    context_lengths: tuple[int, ...] = (10,)
+    max_rows: int = 256
+
+    intent: ClassVar[Intent] = "replace"
+    changes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        if not self.layers or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must be some layers in ascending order, got {self.layers}")
+        if self.covariance_weight < 0:
+            raise ValueError(f"covariance_weight must be 0 or more, got {self.covariance_weight}")
+        self.objective()
+
+    def group(self, case: Case) -> str:
+        """One edit a case; in a batch, its share of what is written."""
+        return case.id
+
+    def objective(self) -> Objective:
+        """What the values are optimised for."""
+        return Objective(
+            layer=self.layers[-1],
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            clamp_norm=self.clamp_norm,
+            kl_factor=self.kl_factor,
+            relative_to_state=True,
+            max_rows=self.max_rows,
+        )
+
+    def prepare(self, lm: LanguageModel, seed: int) -> None:
+        """Sample the contexts and compute the second moments."""
+        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        self.solver(lm)
+
+    def solver(self, lm: LanguageModel) -> Solve:
+        """How a layer's keys become the directions that write.
+
+        Raises:
+            ValueError: If a layer does not exist, or a second moment cannot be had.
+        """
+        for layer in self.layers:
+            lm.architecture.check_layer(layer)
+        if self.second_moment is None:
+            return lambda _layer, keys: ridge(keys, keys, self.covariance_weight)
+        moments = second_moments(lm, self.layers, self.second_moment)
+        by_layer = {moment.layer: moment for moment in moments}
+
+        def solve(layer: int, keys: Tensor) -> Tensor:
+            return ridge(keys, by_layer[layer].solved(keys), self.covariance_weight)
+
+        return solve
+
+    def plan(
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+    ) -> Plan:
+        """Solve for every case by itself, or for all of them at once."""
+        solve = self.solver(lm)
+        contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        requests, failed = requests_of(lm, cases, contexts)
+        values, messages = optimise(lm, requests, self.objective())
+        failed |= messages
+        kept = [request for request in requests if request.case in values]
+        edits = spread(lm, kept, values, self.layers, solve, together=together) if kept else {}
+        for case in [case for case, edit in edits.items() if not _finite(edit)]:
+            failed[case] = f"case {case}: the update is not finite"
+            del edits[case]
+        return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
+
+
+def _finite(edit: Edit) -> bool:
+    assert isinstance(edit, Joint)
+    return all(
+        bool(torch.isfinite(part.u).all() and torch.isfinite(part.v).all())
+        for part in edit.parts
+        if isinstance(part, RankOne)
+    )

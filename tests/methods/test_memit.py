@@ -1,0 +1,143 @@
+"""MEMIT and AlphaEdit solve what they say they solve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
+from kn_sweeps.editing.values import optimised, states_seen
+from kn_sweeps.edits import Edit, Joint, LowRank, RankOne, joined, parts
+from kn_sweeps.interventions import applied
+from kn_sweeps.methods.alphaedit import AlphaEdit, null_space
+from kn_sweeps.methods.memit import Memit
+from kn_sweeps.methods.rome import Rome
+from kn_sweeps.models.language_model import LanguageModel
+from tests.conftest import WORDS
+
+QUERY = Query("The capital of France is ", ".", (15, 21))
+OTHER = Query("The city of Peru is in ", ".", (12, 16))
+CASES = [
+    Case("c0", "P36", "fact", Probe(QUERY, "Paris", "Rome", "edit"), (QUERY,)),
+    Case("c1", "P36", "fact", Probe(OTHER, "Lima", "New Delhi", "edit"), (OTHER,)),
+]
+ALONE = {"contexts": 0, "steps": 4, "kl_factor": 0.0}
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TextSource:
+    """Texts of random words, enough for a positive definite moment."""
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(len(WORDS), (80, 9), generator=draw).tolist()
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(" ".join(WORDS[i] for i in row) for row in words))
+    return TextSource(str(path))
+
+
+def _change(lm: LanguageModel, edit: Edit, layer: int) -> torch.Tensor:
+    total = torch.zeros(lm.architecture.d_ff, lm.architecture.d_model)
+    for part in parts(edit):
+        assert isinstance(part, RankOne | LowRank)
+        if part.layer == layer:
+            u, v = (x.reshape(-1, x.shape[-1]) for x in (part.u, part.v))
+            total += u.T @ v
+    return total
+
+
+def test_one_edit_of_one_layer_is_romes_equality_solution(any_lm: LanguageModel) -> None:
+    memit = Memit(layers=(1,), covariance_weight=0.0, **ALONE)  # type: ignore[arg-type]
+    edit = memit.plan(any_lm, CASES[:1], seed=0).edits["c0"]
+    (value,) = optimised(any_lm, CASES[:1], [""], memit.objective())[0].values()
+    expected = Rome(layer=1).update(value)
+    torch.testing.assert_close(
+        _change(any_lm, edit, 1), torch.outer(expected.u, expected.v), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_a_batch_is_the_ridge_solution(some_lm: LanguageModel, source: TextSource) -> None:
+    memit = Memit((1,), 3.0, second_moment=source, **ALONE)  # type: ignore[arg-type]
+    plan = memit.plan(some_lm, CASES, seed=0, together=True)
+    values, _ = optimised(some_lm, CASES, [""], memit.objective())
+    keys = torch.stack([values[case.id].keys[0] for case in CASES]).double()
+    residuals = torch.stack([values[case.id].delta for case in CASES]).double()
+    (moment,) = second_moments(some_lm, [1], source)
+    system = 3.0 * moment.matrix + keys.T @ keys
+    expected = torch.linalg.solve(system, keys.T @ residuals)
+    found = _change(some_lm, joined(plan.edits.values()), 1)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_without_a_weight_the_states_are_reached(any_lm: LanguageModel, together: bool) -> None:
+    memit = Memit((0, 1), 0.0, **ALONE)  # type: ignore[arg-type]
+    plan = memit.plan(any_lm, CASES, seed=0, together=together)
+    values, _ = optimised(any_lm, CASES, [""], memit.objective())
+    for case in CASES:
+        edit = joined(plan.edits.values()) if together else plan.edits[case.id]
+        assert case.edit is not None
+        prompt = any_lm.encode(case.edit.query, case.edit.new)
+        batch = any_lm.batch([any_lm.rows(prompt)[0].ids])
+        with torch.no_grad(), applied(any_lm, edit), states_seen(any_lm, 1) as states:
+            any_lm.hidden(batch)
+        wanted = values[case.id].state + values[case.id].delta
+        torch.testing.assert_close(states[0][0, prompt.subject_last], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_edits_alone_do_not_depend_on_their_company(some_lm: LanguageModel) -> None:
+    memit = Memit((0, 1), 2.0, contexts=2, context_lengths=(3,), steps=3)
+    together = memit.plan(some_lm, CASES, seed=0)
+    assert set(together.edits) == {"c0", "c1"}
+    assert len(together.contexts) == len(sampled_contexts(some_lm, 0, 2, (3,)))
+    for case in CASES:
+        alone = memit.plan(some_lm, [case], seed=0).edits[case.id]
+        assert isinstance(alone, Joint)
+        for layer in (0, 1):
+            torch.testing.assert_close(
+                _change(some_lm, together.edits[case.id], layer),
+                _change(some_lm, alone, layer),
+                atol=1e-5,
+                rtol=1e-4,
+            )
+
+
+def test_alphaedit_leaves_the_outputs_of_projected_keys_alone(
+    some_lm: LanguageModel, source: TextSource
+) -> None:
+    (moment,) = second_moments(some_lm, [1], source)
+    values = torch.linalg.eigvalsh(moment.matrix)
+    threshold = float(values.median())
+    method = AlphaEdit(
+        (1,),
+        0.1,
+        second_moment=source,
+        null_threshold=threshold,
+        **ALONE,  # type: ignore[arg-type]
+    )
+    change = _change(some_lm, joined(method.plan(some_lm, CASES, 0).edits.values()), 1).double()
+    projection = null_space(moment, threshold)
+    torch.testing.assert_close(projection @ projection, projection)
+    common = torch.linalg.eigh(moment.matrix).eigenvectors[:, values >= threshold].T
+    assert float((common @ change).abs().max()) < 1e-4 * float(change.abs().max())
+    assert float(change.abs().max()) > 0
+
+
+def test_what_cannot_be_done_is_refused(lm_of, source: TextSource) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match="layers must be some layers in ascending order"):
+        Memit((2, 1), 1.0)
+    with pytest.raises(ValueError, match="AlphaEdit needs a text source"):
+        AlphaEdit((1,), 1.0)
+    with pytest.raises(ValueError, match="layer 7 does not exist"):
+        Memit((1, 7), 1.0).plan(lm_of("gpt2"), CASES, seed=0)
+    again = Case("c2", "P36", "fact", Probe(QUERY, "Paris", "Lima", "edit"), (QUERY,))
+    with pytest.raises(ValueError, match="depend on each other; raise the weight of C"):
+        Memit((1,), 0.0, **ALONE).plan(  # type: ignore[arg-type]
+            lm_of("gpt2"), [CASES[0], again], seed=0, together=True
+        )
+    singular = SecondMoment(1, torch.eye(4, dtype=torch.float64), 10, 0.0)
+    with pytest.raises(ValueError, match="layer 1 has no null space"):
+        null_space(singular, 0.5)
