@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -33,12 +34,14 @@ from benchmarks.measuring import (
 )
 from kn_sweeps.cases import Case, Probe
 from kn_sweeps.data.pararel import ParaRel
+from kn_sweeps.editing import values
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.values import Objective, Request, optimise, optimised
 from kn_sweeps.evaluate import Record, evaluate, scorable
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.stepping import CannotStepError
 from tests.reference import rome as reference
 from tests.reference.scoring import causal_greedy, causal_log_prob
 
@@ -52,10 +55,12 @@ class Comparison:
     """What was measured; seconds are per edit."""
 
     edits: int
+    reference_edits: int
     contexts: int
     edit_seconds: float
     reference_edit_seconds: float
     edit_ratio: float
+    whole_rows_edit_seconds: float
     evaluate_seconds: float
     reference_evaluate_seconds: float
     evaluate_ratio: float
@@ -73,15 +78,32 @@ class _Done(NamedTuple):
     evaluate_seconds: float
 
 
-def compare(lm: LanguageModel, cases: Sequence[Case], method: Rome = METHOD) -> Comparison:
+@contextmanager
+def _whole_rows() -> Iterator[None]:
+    """Optimise as published code does: whole rows through the whole model, one edit at a time."""
+    stepped, values._Stepped = values._Stepped, _refused  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        values._Stepped = stepped  # type: ignore[misc]
+
+
+def _refused(*_: object) -> None:
+    raise CannotStepError("not in this comparison")
+
+
+def compare(
+    lm: LanguageModel, cases: Sequence[Case], reference_edits: int = 4, method: Rome = METHOD
+) -> Comparison:
     """Edit and evaluate `cases` both ways."""
     contexts = sampled_contexts(lm, 0, method.contexts, method.context_lengths)
     method.plan(lm, cases[:2], seed=0)  # pages, caches and threads are there from now on
-    half = len(cases) // 2
+    slow = cases[:reference_edits]
+    half = (len(slow) + 1) // 2
     edit_times: list[float] = []
     evaluate_times: list[float] = []
     done: list[_Done] = []
-    for some in (cases[:half], cases[half:]):
+    for some in (slow[:half], slow[half:]):
         for case in some:
             done.append(_one_at_a_time(lm, case, contexts, method))
             say(f"one at a time: {done[-1].edit_seconds:.1f} + {done[-1].evaluate_seconds:.1f} s")
@@ -91,9 +113,13 @@ def compare(lm: LanguageModel, cases: Sequence[Case], method: Rome = METHOD) -> 
         rows, took = timed(judge, lm.device)
         evaluate_times.append(took / len(cases))
         say(f"together: {edit_times[-1]:.2f} + {evaluate_times[-1]:.2f} s an edit")
+    with _whole_rows():
+        _, took = timed(functools.partial(method.plan, lm, slow[:2], 0), lm.device)
+    whole_rows = took / len(slow[:2])
+    say(f"whole rows, an edit's contexts in one batch: {whole_rows:.1f} s an edit")
     with peak_memory(lm.device) as peak:
-        values, _ = optimised(lm, cases, contexts, method.objective())
-    ours = [values[case.id].v_star for case in cases]
+        found, _ = optimised(lm, cases, contexts, method.objective())
+    ours = [found[case.id].v_star for case in slow]
     theirs = [one.v_star for one in done]
     edit, reference_edit = _mean(edit_times), _mean([one.edit_seconds for one in done])
     scoring, reference_scoring = (
@@ -102,14 +128,16 @@ def compare(lm: LanguageModel, cases: Sequence[Case], method: Rome = METHOD) -> 
     )
     return Comparison(
         len(cases),
+        len(slow),
         len(contexts),
         edit,
         reference_edit,
         reference_edit / edit,
+        whole_rows,
         scoring,
         reference_scoring,
         reference_scoring / scoring,
-        _answers(rows) == [[_text(lm, ids) for ids in one.answers] for one in done],
+        _answers(rows)[: len(slow)] == [[_text(lm, ids) for ids in one.answers] for one in done],
         max(float((a - b).norm() / b.norm()) for a, b in zip(ours, theirs, strict=True)),
         peak.bytes,
     )
@@ -269,6 +297,9 @@ def main() -> None:
         "--root", help="folder of official ParaRel files (default: KN_SWEEPS_DATA/pararel)"
     )
     parser.add_argument("--edits", type=int, default=16)
+    parser.add_argument(
+        "--reference-edits", type=int, default=4, help="how many of them one at a time (slow)"
+    )
     chosen = parser.parse_args()
     if chosen.shapes:
         rows = shapes()
@@ -278,7 +309,9 @@ def main() -> None:
         if chosen.growth:
             rows = growth(lm, root)
         else:
-            rows = [asdict(compare(lm, official_cases(lm, root, chosen.edits)))]
+            rows = [
+                asdict(compare(lm, official_cases(lm, root, chosen.edits), chosen.reference_edits))
+            ]
             if chosen.json:
                 print(json.dumps(rows[0], indent=1))
                 return

@@ -135,15 +135,50 @@ def _joined_scores(plans: Sequence[Plan]) -> dict[str, Any]:
     return {source: torch.cat(rows) for source, rows in scores.items()}
 
 
+def in_effect(
+    edits: Mapping[str, Edit],
+    edit_of: Mapping[str, str],
+    case: str,
+    regime: Regime,
+    edits_per_batch: int | None,
+) -> Edit:
+    """What was in effect when `case` was scored right after its edit.
+
+    Args:
+        edits: A run's edits, by id, in the order in which they were made.
+        edit_of: Every case and the id of its edit, in the order of the run.
+        case: Which case.
+        regime: The run's.
+        edits_per_batch: The run's.
+    """
+    name = edit_of[case]
+    if regime == "single":
+        return edits[name]
+    groups: dict[str, list[str]] = {}
+    for one, edit in edit_of.items():
+        groups.setdefault(edit, []).append(one)
+    size = edits_per_batch or (len(edit_of) if regime == "batch" else 1)
+    batches = list(_batches(groups, size))
+    (at,) = (n for n, batch in enumerate(batches) if name in batch)
+    names = batches[at] if regime == "batch" else [x for batch in batches[: at + 1] for x in batch]
+    return joined(edits[name] for name in names if name in edits)
+
+
 def _cut(method: Method, cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(method.group(case), []).append(case)
-    chunk: list[Case] = []
-    for group in groups.values():
-        chunk += group
-        if len(chunk) >= size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    for names in _batches(groups, size):
+        yield [case for name in names for case in groups[name]]
+
+
+def _batches(groups: Mapping[str, Sequence[object]], size: int) -> Iterator[list[str]]:
+    """Names of groups that together have `size` members or just more."""
+    names: list[str] = []
+    for name in groups:
+        names.append(name)
+        if sum(len(groups[one]) for one in names) >= size:
+            yield names
+            names = []
+    if names:
+        yield names

@@ -69,6 +69,7 @@ class MemitSettings:
         covariance_weight: MEMIT's lambda.
         clamp_norm: Largest |delta| as a multiple of the hidden state's norm.
         null_threshold: AlphaEdit: eigenvalues of C below it count as zero.
+        null_weight: AlphaEdit's L2.
         texts: Where second moments are taken from.
     """
 
@@ -76,6 +77,7 @@ class MemitSettings:
     covariance_weight: float = 20000.0
     clamp_norm: float = 0.75
     null_threshold: float = 0.02
+    null_weight: float = 10.0
     texts: str = "bundled"
 
 

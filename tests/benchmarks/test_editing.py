@@ -1,0 +1,37 @@
+"""The editing benchmark compares like with like, on a model that takes a second."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.editing import compare
+from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.methods.rome import Rome
+from tests.conftest import random_lm
+
+QUERIES = [
+    Query("The capital of France is ", ".", (15, 21)),
+    Query("The city of Peru is in ", ".", (12, 16)),
+]
+
+
+def test_both_ways_find_the_same_values_and_answers() -> None:
+    probes = [Probe(query, "Paris", "New Delhi", "rephrase") for query in QUERIES]
+    cases = [
+        Case(
+            f"c{n}",
+            "P36",
+            "fact",
+            Probe(query, "Paris", "Rome", "edit"),
+            (query,),
+            tuple(probes),
+            Query("France is a ", "", (0, 6)),
+        )
+        for n, query in enumerate(QUERIES)
+    ]
+    method = Rome(layer=1, steps=4, contexts=1, context_lengths=(2, 3))
+    found = compare(random_lm("llama"), cases, 2, method)
+    assert found.answers_equal
+    assert found.v_star_max_relative_error < 1e-4
+    assert found.edit_ratio == pytest.approx(found.reference_edit_seconds / found.edit_seconds)
+    assert (found.edits, found.reference_edits, found.contexts) == (2, 2, 3)
