@@ -32,7 +32,12 @@ def launch(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
-    for word in ("method: kn, none, random, rome", "dataset: blimp, pararel", "shard", "rerun"):
+    for word in (
+        "method: alphaedit, ft, kn, memit, none, random, rome",
+        "dataset: blimp, pararel",
+        "shard",
+        "rerun",
+    ):
         assert word in done.stdout
     assert "KN_SWEEPS_DATA" in done.stdout
 
@@ -49,7 +54,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         (["dataset.root=nowhere"], "does not exist"),
         (["dataset.paradigms=[determiner_noun_agreement_2]"], "no causal LM can be edited on"),
         (["model=gpt2"], "model.name=/path/to/folder"),
-        (["metric=[reliabilty]"], "Choose from generality, localisation, locality"),
+        (["metric=[reliabilty]"], "Choose from forgetting, generality, localisation, locality"),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:

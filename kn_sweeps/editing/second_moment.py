@@ -122,6 +122,13 @@ def second_moments(
         known |= _computed(lm, missing, source)
     found = [_moment(layer, known[layer]) for layer in layers]
     for moment in found:
+        if moment.layer in missing:
+            log.info(
+                "second moment of layer %d: %d tokens; its halves differ by %.1f %%",
+                moment.layer,
+                moment.tokens,
+                100 * moment.split_half,
+            )
         if moment.tokens < len(moment.matrix):
             raise ValueError(
                 f"the second moment of layer {moment.layer} cannot be positive definite: "

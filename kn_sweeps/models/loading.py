@@ -104,6 +104,7 @@ class Model(ABC):
         label: What tables call it.
         data_source: Where its datasets come from unless the dataset says otherwise.
         rome: ROME's hyper-parameters for it.
+        layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         memit: MEMIT's and AlphaEdit's; null where it is edited otherwise.
         ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
@@ -114,6 +115,7 @@ class Model(ABC):
     data_source: Source
     rome: RomeSettings
     start_token: str | None = None
+    layers: int | None = None
     memit: MemitSettings | None = None
     ft: FineTuningSettings | None = None
 
@@ -128,9 +130,16 @@ class Model(ABC):
     def _wrap(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str
     ) -> LanguageModel:
-        return LanguageModel(
+        lm = LanguageModel(
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
+        if self.layers is not None and lm.architecture.layers != self.layers:
+            raise ValueError(
+                f"model {self.label} has {lm.architecture.layers} layers, its config says "
+                f"{self.layers}: set model.layers={lm.architecture.layers}, and the layers that "
+                "model.rome, model.memit and model.ft name"
+            )
+        return lm
 
 
 @dataclass(frozen=True, kw_only=True)

