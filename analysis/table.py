@@ -18,12 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
+from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.files import write_text
 
 Summary = dict[str, Any]
 
 IDENTITY = ("model", "source", "dataset", "method", "intent", "cases")
-TELL_APART = ("seed", "shard", "sweep", "run")
+TELL_APART = ("seed", "shard", "sweep")
 HEADLINE = (
     "reliability",
     "generality",
@@ -80,7 +84,8 @@ def read_summary(path: Path) -> Summary:
         path: A summary.json at <sweep>/<run id>/summary.json.
 
     Returns:
-        Its content, with the `sweep` it lies in where it does not say.
+        Its content, with the `sweep` it lies in where it does not say, and the `settings` that can
+        change a row by their dotted names, from the config beside it.
 
     Raises:
         ValueError: If it is not JSON or lacks what a row needs.
@@ -98,7 +103,28 @@ def read_summary(path: Path) -> Summary:
     for name, estimate in metrics.items():
         if not _is_estimate(estimate):
             raise ValueError(f"metric {name} must have value, low, high and n, got {estimate!r}")
-    return {"sweep": path.parent.parent.name} | summary
+    settings = _settings(path.parent / "config.yaml")
+    return {"sweep": path.parent.parent.name, "settings": settings} | summary
+
+
+def _settings(path: Path) -> dict[str, str]:
+    """A config's values by dotted name, without what cannot change a row; none if it is absent."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, yaml.YAMLError):
+        config = {}
+    found: dict[str, str] = {}
+
+    def walk(node: object, name: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{name}.{key}" if name else str(key))
+        elif not name.endswith("_target_"):
+            found[name] = str(node)
+
+    if isinstance(config, dict):
+        walk({k: v for k, v in config.items() if k not in (*CANNOT_CHANGE_ROWS, "model")}, "")
+    return found
 
 
 def _is_estimate(estimate: object) -> bool:
@@ -113,19 +139,27 @@ def identity(summary: Summary, column: str) -> str:
     """One identity cell of a run; `run` is short for its id, a control names what it controls."""
     if column == "method" and summary.get("of"):
         return f"{summary['method']}({summary['of']})"
-    value = str(summary["run_id"])[:8] if column == "run" else summary.get(column)
+    if column == "run":
+        return str(summary["run_id"])[:8]
+    value = summary.get(column, summary.get("settings", {}).get(column))
     return "-" if value is None else str(value)
 
 
 def identity_columns(summaries: Sequence[Summary]) -> list[str]:
     """The columns that name a run, and as many more as it takes to tell all runs apart."""
     columns = list(IDENTITY)
-    for extra in TELL_APART:
+    settings = dict.fromkeys(name for summary in summaries for name in summary.get("settings", {}))
+    for extra in (*TELL_APART, *sorted(settings, key=_by_importance), "run"):
         coarse = {tuple(identity(s, c) for c in columns) for s in summaries}
         fine = {tuple(identity(s, c) for c in (*columns, extra)) for s in summaries}
         if len(fine) > len(coarse):
             columns.append(extra)
     return columns
+
+
+def _by_importance(setting: str) -> tuple[bool, bool, str]:
+    """What a method does comes first, then how the run goes, then the data."""
+    return setting.startswith("dataset."), not setting.startswith("method."), setting
 
 
 def number(value: float | None) -> str:
@@ -207,14 +241,15 @@ def markdown(summaries: Sequence[Summary]) -> str:
 def comma_separated(summaries: Sequence[Summary]) -> str:
     """All metrics as CSV: `NAME`, `NAME_low`, `NAME_high` and `NAME_n` for each."""
     columns = ["run_id", "sweep", *IDENTITY, "seed"]
+    telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
     metrics = [(name, part) for name in metric_names(summaries) for part in parts]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns + [name + parts[part] for name, part in metrics])
+    writer.writerow(columns + telling + [name + parts[part] for name, part in metrics])
     for s in summaries:
         numbers = [s["metrics"].get(name, {}).get(part) for name, part in metrics]
-        writer.writerow([s[c] for c in columns] + numbers)
+        writer.writerow([s[c] for c in columns] + [identity(s, c) for c in telling] + numbers)
     return text.getvalue()
 
 

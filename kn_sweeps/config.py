@@ -29,7 +29,7 @@ Regime = Literal["single", "batch", "sequential"]
 SCHEMA_VERSION = 3
 """Part of every run id: raise it when the same config gives other rows than before."""
 
-_CANNOT_CHANGE_ROWS = (
+CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
@@ -170,7 +170,7 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
         model_fingerprint: Which weights; it stands for the place they are in.
         data_fingerprint: Hash of the data files; it stands for the folder they are in.
     """
-    kept = {key: value for key, value in config.items() if key not in _CANNOT_CHANGE_ROWS}
+    kept = {key: value for key, value in config.items() if key not in CANNOT_CHANGE_ROWS}
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "source")}
     # ROME's settings of a model count where a method takes them: in the method.
     kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}

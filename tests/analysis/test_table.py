@@ -183,7 +183,7 @@ def test_json_is_the_summaries_and_nothing_else(tmp_path, capsys):
     summaries = [write_run(tmp_path, "a"), write_run(tmp_path, "b", seed=1)]
     assert table.main([str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == [{"sweep": "default"} | summary for summary in summaries]
+    assert found == [{"sweep": "default", "settings": {}} | summary for summary in summaries]
 
 
 def test_nan_never_leaves_the_table(tmp_path, capsys):
@@ -259,3 +259,13 @@ def test_a_folder_that_cannot_be_written_is_said_after_the_table(tmp_path, capsy
     said = capsys.readouterr()
     assert "could not write the table" in said.err
     assert "tiny_bert" in said.out
+
+
+def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path):
+    for layer in (3, 12):
+        write_run(tmp_path, f"run{layer}")
+        config = f"method: {{layer: {layer}, steps: 5}}\nregime: single\nbatch_size: {layer}\n"
+        (tmp_path / "default" / f"run{layer}" / "config.yaml").write_text(config)
+    found = table.find_runs(tmp_path).summaries
+    assert table.identity_columns(found)[len(table.IDENTITY) :] == ["method.layer"]
+    assert sorted(table.identity(s, "method.layer") for s in found) == ["12", "3"]
