@@ -123,7 +123,10 @@ def _settings(path: Path) -> dict[str, str]:
             found[name] = str(node)
 
     if isinstance(config, dict):
-        walk({k: v for k, v in config.items() if k not in (*CANNOT_CHANGE_ROWS, "model")}, "")
+        # What else a model's config says is a default of its methods, and stands in theirs.
+        model = {k: v for k, v in config.pop("model", {}).items() if k == "start_token"}
+        walk({k: v for k, v in config.items() if k not in CANNOT_CHANGE_ROWS}, "")
+        walk(model, "model")
     return found
 
 
