@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
@@ -34,9 +34,9 @@ from benchmarks.measuring import (
 )
 from kn_sweeps.cases import Case, Probe
 from kn_sweeps.data.pararel import ParaRel
-from kn_sweeps.editing import values
 from kn_sweeps.editing.contexts import sampled_contexts
-from kn_sweeps.editing.values import Objective, Request, optimise, optimised
+from kn_sweeps.editing.requests import Request
+from kn_sweeps.editing.values import Objective, optimise, optimised
 from kn_sweeps.evaluate import Record, evaluate, scorable
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
@@ -78,16 +78,6 @@ class _Done(NamedTuple):
     evaluate_seconds: float
 
 
-@contextmanager
-def _whole_rows() -> Iterator[None]:
-    """Optimise as published code does: whole rows through the whole model, one edit at a time."""
-    stepped, values._Stepped = values._Stepped, _refused  # type: ignore[misc, assignment]
-    try:
-        yield
-    finally:
-        values._Stepped = stepped  # type: ignore[misc]
-
-
 def _refused(*_: object) -> None:
     raise CannotStepError("not in this comparison")
 
@@ -113,7 +103,8 @@ def compare(
         rows, took = timed(judge, lm.device)
         evaluate_times.append(took / len(cases))
         say(f"together: {edit_times[-1]:.2f} + {evaluate_times[-1]:.2f} s an edit")
-    with _whole_rows():
+    # Whole rows through the whole model, one edit at a time, as published code does.
+    with mock.patch("kn_sweeps.editing.values.Stepped", _refused):
         _, took = timed(functools.partial(method.plan, lm, slow[:2], 0), lm.device)
     whole_rows = took / len(slow[:2])
     say(f"whole rows, an edit's contexts in one batch: {whole_rows:.1f} s an edit")

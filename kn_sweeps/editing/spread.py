@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.editing.values import Request, Value, states_seen
+from kn_sweeps.editing.requests import Request
+from kn_sweeps.editing.rows import states_seen
+from kn_sweeps.editing.values import Value
 from kn_sweeps.edits import Edit, Joint, RankOne, joined
 from kn_sweeps.interventions import applied_rowwise, recorded
 from kn_sweeps.models.language_model import LanguageModel

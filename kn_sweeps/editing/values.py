@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case
-from kn_sweeps.interventions import outputs_replaced, recorded
-from kn_sweeps.methods.base import edit_probe
-from kn_sweeps.models.language_model import LanguageModel, Row
+from kn_sweeps.editing.requests import Request, requests_of
+from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
+from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
-from kn_sweeps.models.tokenization import Encoded, UnscorableError
-from kn_sweeps.stepping import CannotStepError, Join, Pass, Recording, Span, removed_after
+from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.stepping import CannotStepError
 
 log = logging.getLogger(__name__)
 
@@ -75,49 +74,6 @@ class Objective:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
 
 
-@dataclass(frozen=True)
-class Request:
-    """One edit: what should be answered, and where.
-
-    Attributes:
-        case: Its case's id, for messages.
-        prompts: The prompt in every context, the bare one first, with the new answer.
-        essence: The prompt whose next token must not change; None for none.
-    """
-
-    case: str
-    prompts: tuple[Encoded, ...]
-    essence: Encoded | None
-
-    @classmethod
-    def of(
-        cls, lm: LanguageModel, case: Case, contexts: Sequence[str], *, subject: bool = True
-    ) -> Request:
-        """The request of a case.
-
-        Args:
-            lm: The model.
-            case: What to change; its edit query needs a subject.
-            contexts: Texts to put before the prompt, the empty one first.
-            subject: Whether it is edited at its subject, so that it needs one.
-
-        Raises:
-            ValueError: If there is no subject, or the bare prompt cannot be tokenised.
-        """
-        probe = edit_probe(case)
-        if subject and probe.query.subject is None:
-            raise ValueError(f"case {case.id} has no subject; this method edits at the subject")
-        prompts = []
-        for context in contexts:
-            try:
-                prompts.append(lm.encode(probe.query.after(context), probe.new))
-            except UnscorableError:
-                # A sampled context may be too long or end in half a word.
-                if not context:
-                    raise
-        return cls(case.id, tuple(prompts), _essence(lm, case))
-
-
 class Value(NamedTuple):
     """What was found for one request.
 
@@ -161,20 +117,6 @@ def optimised(
     return values, failed | messages
 
 
-def requests_of(
-    lm: LanguageModel, cases: Sequence[Case], contexts: Sequence[str], *, subject: bool = True
-) -> tuple[list[Request], dict[str, str]]:
-    """The requests of some cases, and why there is none for the others; see `Request.of`."""
-    requests: list[Request] = []
-    failed: dict[str, str] = {}
-    for case in cases:
-        try:
-            requests.append(Request.of(lm, case, contexts, subject=subject))
-        except ValueError as error:
-            failed[case.id] = str(error)
-    return requests, failed
-
-
 def optimise(
     lm: LanguageModel, requests: Sequence[Request], objective: Objective
 ) -> tuple[dict[str, Value], dict[str, str]]:
@@ -210,180 +152,6 @@ def _tail(prompt: Encoded) -> int:
     return len(prompt.ids) - prompt.subject_last
 
 
-def _essence(lm: LanguageModel, case: Case) -> Encoded | None:
-    """The essence prompt with something in its slot; None where there is none that fits."""
-    if case.essence is None:
-        return None
-    try:
-        return lm.encode(case.essence, lm.tokenizer.mask_token or edit_probe(case).old)
-    except UnscorableError:
-        return None
-
-
-class _Rows:
-    """The rows of some requests, and what is read from them.
-
-    Attributes:
-        rows: Contexts and, last of each request, its essence.
-        subjects: Where each row's subject ends.
-        owners: Which request each row belongs to.
-        first: By request, the first row of every context.
-        golds: (row, position, token, weight) of every token of the answers.
-        essences: (row, position) of every essence's next token.
-    """
-
-    def __init__(self, lm: LanguageModel, requests: Sequence[Request], *, essences: bool) -> None:
-        self.rows: list[Row] = []
-        self.subjects: list[int] = []
-        self.owners: list[int] = []
-        self.first: list[list[int]] = [[] for _ in requests]
-        self.golds: list[tuple[int, int, int, float]] = []
-        self.essences: list[tuple[int, int]] = []
-        for number, request in enumerate(requests):
-            for prompt in request.prompts:
-                self.first[number].append(len(self.rows))
-                weight = 1 / (len(prompt.target_ids) * len(request.prompts))
-                for row in lm.rows(prompt):
-                    self._add(row, prompt.subject_last, number)
-                    at = len(self.rows) - 1
-                    read = zip(row.positions, row.tokens, strict=True)
-                    self.golds += [(at, position, token, weight) for position, token in read]
-            if essences and request.essence is not None:
-                row = lm.rows(request.essence)[0]
-                self._add(row, request.essence.subject_last, number)
-                self.essences.append((len(self.rows) - 1, row.positions[0]))
-
-    def _add(self, row: Row, subject: int, owner: int) -> None:
-        self.rows.append(row)
-        self.subjects.append(subject)
-        self.owners.append(owner)
-
-
-class _Runner(Protocol):
-    """Runs rows with delta added at their subjects.
-
-    Attributes:
-        keys: Of every row, at its subject.
-        outputs: The MLP's, there.
-        states: What the MLP's output was added to and gave, there.
-    """
-
-    keys: Float[Tensor, "rows d_ff"]
-    outputs: Float[Tensor, "rows d_model"]
-    states: Float[Tensor, "rows d_model"]
-
-    def before(self, places: Sequence[tuple[int, int]]) -> Float[Tensor, "reads d_model"]:
-        """Final hidden states of the unchanged model at (row, position)."""
-
-    def hidden(
-        self, rows: Sequence[int], deltas: Tensor, places: Sequence[tuple[int, int]]
-    ) -> Float[Tensor, "reads d_model"]:
-        """Final hidden states at (row, position) with `deltas[i]` added in row `rows[i]`."""
-
-
-class _Stepped:
-    """See `_Runner`."""
-
-    def __init__(self, lm: LanguageModel, rows: _Rows, layer: int) -> None:
-        spans = [
-            Span(row.ids, at, row.positions[-1] - at + 1, row.positions[0])
-            for row, at in zip(rows.rows, rows.subjects, strict=True)
-        ]
-        if rows.essences and lm.kind == "causal":
-            for at, position in rows.essences:
-                span = spans[at]
-                spans[at] = Span(span.ids, span.first, position - span.first + 1, position)
-        self._lm, self._layer, self._subjects = lm, layer, rows.subjects
-        self._recording = Recording(lm, spans, [layer])
-        bias = lm.architecture.bias(layer)
-        self.keys = self._recording.neurons[layer][:, 0]
-        linear = self._recording.linear[layer][:, 0]
-        self.outputs = linear if bias is None else linear + bias
-        self.states = self._recording.sums[layer][:, 0]
-
-    def before(self, places: Sequence[tuple[int, int]]) -> Tensor:
-        """See `_Runner`."""
-        return self._recording.hidden[[row for row, _ in places], self._columns(places)]
-
-    def hidden(
-        self, rows: Sequence[int], deltas: Tensor, places: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """See `_Runner`."""
-        by_size: dict[int, list[int]] = {}
-        for n, row in enumerate(rows):
-            by_size.setdefault(self._recording.sizes[row], []).append(n)
-        # Rows of one size in a pass: most of a short row beside a long one would be padding.
-        found: dict[int, Tensor] = {}
-        for some in by_size.values():
-            spans = torch.tensor([rows[n] for n in some], device=self._lm.device)
-            sums = self._recording.sums[self._layer][spans].clone()
-            sums[:, 0] += deltas[some].to(sums.dtype)
-            steps = Pass(self._lm, self._recording, {self._layer: Join(spans, sums)})
-            found |= zip((rows[n] for n in some), steps.hidden(), strict=True)
-        columns = self._columns(places)
-        return torch.stack(
-            [found[row][column] for (row, _), column in zip(places, columns, strict=True)]
-        )
-
-    def _columns(self, places: Sequence[tuple[int, int]]) -> list[int]:
-        if not self._recording.causal:
-            return [0] * len(places)
-        return [position - self._subjects[row] for row, position in places]
-
-
-class _Whole:
-    """See `_Runner`: whole rows through the whole model; for blocks that cannot be stepped."""
-
-    def __init__(self, lm: LanguageModel, rows: _Rows, layer: int) -> None:
-        self._lm, self._layer, self._rows = lm, layer, rows
-        every = range(len(rows.rows))
-        at = (list(every), rows.subjects)
-        batch = lm.batch([row.ids for row in rows.rows])
-        with torch.no_grad(), recorded(lm, [layer]) as seen, states_seen(lm, layer) as states:
-            self._before = lm.hidden(batch)
-        self.keys, self.outputs = (x[at] for x in seen[layer])
-        self.states = states[0][at]
-
-    def before(self, places: Sequence[tuple[int, int]]) -> Tensor:
-        """See `_Runner`."""
-        return self._before[[row for row, _ in places], [position for _, position in places]]
-
-    def hidden(
-        self, rows: Sequence[int], deltas: Tensor, places: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """See `_Runner`."""
-        at = (list(range(len(rows))), [self._rows.subjects[row] for row in rows])
-
-        def add(_neurons: Tensor, output: Tensor) -> Tensor:
-            changed = output.clone()
-            changed[at] += deltas.to(output.dtype)
-            return changed
-
-        change: dict[int, Callable[[Tensor, Tensor], Tensor]] = {self._layer: add}
-        with outputs_replaced(self._lm, change):
-            final = self._lm.hidden(self._lm.batch([self._rows.rows[row].ids for row in rows]))
-        number = {row: n for n, row in enumerate(rows)}
-        return final[[number[row] for row, _ in places], [position for _, position in places]]
-
-
-@contextmanager
-def states_seen(lm: LanguageModel, layer: int) -> Iterator[list[Tensor]]:
-    """Collect what `layer`'s MLP output was added to and gave."""
-    states: list[Tensor] = []
-
-    def keep(state: Tensor | tuple[Tensor, ...]) -> None:
-        states.append(state if isinstance(state, Tensor) else state[0])
-
-    norm = lm.architecture.post_norm(layer)
-    if norm is None:
-        block = lm.architecture.blocks[layer]
-        handle = block.register_forward_hook(lambda _module, _args, output: keep(output))
-    else:
-        handle = norm.register_forward_pre_hook(lambda _module, args: keep(args))
-    with removed_after([handle]):
-        yield states
-
-
 class _Optimisation:
     """Some requests, optimised together."""
 
@@ -391,7 +159,7 @@ class _Optimisation:
         self, lm: LanguageModel, requests: Sequence[Request], objective: Objective
     ) -> None:
         self._lm, self._requests, self._objective = lm, requests, objective
-        self._rows = _Rows(lm, requests, essences=objective.kl_factor > 0)
+        self._rows = Rows(lm, requests, essences=objective.kl_factor > 0)
         self._runner = self._run_unchanged()
         bare = [first[0] for first in self._rows.first]
         size_of = self._runner.states if objective.relative_to_state else self._runner.outputs
@@ -434,13 +202,13 @@ class _Optimisation:
         }
         return values, failed
 
-    def _run_unchanged(self) -> _Runner:
+    def _run_unchanged(self) -> Runner:
         """Step where the model's blocks can be stepped and give what the model gives."""
         places = [(row, at) for row, at, _, _ in self._rows.golds if self._rows.owners[row] == 0]
         rows = sorted({row for row, _ in places})
         layer = self._objective.layer
         try:
-            runner = _Stepped(self._lm, self._rows, layer)
+            runner = Stepped(self._lm, self._rows, layer)
             with torch.no_grad():
                 zeros = torch.zeros(
                     len(rows), self._lm.architecture.d_model, device=self._lm.device
@@ -452,7 +220,7 @@ class _Optimisation:
                 raise CannotStepError("stepping does not give the model's own probabilities")
         except CannotStepError as reason:
             log.debug("values are optimised on whole rows: %s", reason)
-            return _Whole(self._lm, self._rows, layer)
+            return Whole(self._lm, self._rows, layer)
         return runner
 
     def _losses(self, deltas: Sequence[Tensor], going: Sequence[int]) -> Float[Tensor, " going"]:

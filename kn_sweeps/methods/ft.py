@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case, Intent
-from kn_sweeps.editing.values import Request, requests_of
+from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Plan

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.requests import requests_of
 from kn_sweeps.editing.second_moment import TextSource, second_moments
 from kn_sweeps.editing.spread import Solve, ridge, spread
-from kn_sweeps.editing.values import Objective, optimise, requests_of
+from kn_sweeps.editing.values import Objective, optimise
 from kn_sweeps.edits import Edit, Joint, RankOne
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel

@@ -9,8 +9,9 @@ import torch
 
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.rows import states_seen
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
-from kn_sweeps.editing.values import optimised, states_seen
+from kn_sweeps.editing.values import optimised
 from kn_sweeps.edits import Edit, Joint, LowRank, RankOne, joined, parts
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.alphaedit import AlphaEdit, null_space

@@ -84,7 +84,7 @@ def test_stepped_values_equal_those_of_whole_rows(
     )
     cases = [_case("Rome", "c0"), _case("New Delhi", "c1", LONGER)]
     found, _ = optimised(any_lm, cases, CONTEXTS, objective)
-    monkeypatch.setattr(values_module, "_Stepped", _refuse)
+    monkeypatch.setattr(values_module, "Stepped", _refuse)
     whole, _ = optimised(any_lm, cases, CONTEXTS, objective)
     for case in cases:
         for one, other in zip(found[case.id], whole[case.id], strict=True):
