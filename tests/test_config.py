@@ -54,7 +54,13 @@ def test_every_group_combines_with_every_other() -> None:
         build(composed(f"model={model}", f"dataset={dataset}", f"method={method}"), RunConfig)
 
 
-def test_a_control_can_be_of_any_method() -> None:
+@pytest.mark.parametrize("name", sorted({*GROUPS["method"]} - {"random"}))
+def test_a_control_can_be_of_any_method(name: str) -> None:
+    config = composed("method=random", f"method@method.of={name}")
+    assert type(build(config, RunConfig).method.of).__module__ == f"kn_sweeps.methods.{name}"
+
+
+def test_a_controlled_method_takes_settings() -> None:
     config = composed("method=random", "method@method.of=rome", "method.of.steps=7")
     assert build(config, RunConfig).method.of.steps == 7
 

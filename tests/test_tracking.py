@@ -41,10 +41,10 @@ def test_an_offline_run_has_its_id_group_config_and_headline_numbers(tmp_path: P
 def test_a_failed_run_is_marked_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import kn_sweeps.run as run_module
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(run_module, "evaluate", fail)
+    monkeypatch.setattr(run_module, "scored", fail)
     with pytest.raises(RuntimeError, match="broken"):
         run(composed(*QUICK, f"results_dir={tmp_path}", "tracker=wandb"))
     assert _inspect(tmp_path / "default")["exit_code"] == 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
 from kn_sweeps.cases import Case, Probe, Query
-from kn_sweeps.edits import NeuronScale, RankOne
+from kn_sweeps.edits import Dense, Joint, LowRank, NeuronScale, RankOne
 from kn_sweeps.methods.kn import KnowledgeNeurons
 from kn_sweeps.methods.none import NoEdit
-from kn_sweeps.methods.random import RandomControl
+from kn_sweeps.methods.random import RandomControl, _moved
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
 
@@ -57,3 +58,21 @@ def test_a_control_is_drawn_from_the_seed_and_the_edit(some_lm: LanguageModel) -
 def test_none_is_the_identity(some_lm: LanguageModel) -> None:
     assert NoEdit().plan(some_lm, [CASE], seed=0).edits["c0"] == NeuronScale((), 1.0)
     assert not NoEdit().changes
+
+
+def test_every_kind_of_edit_has_a_control_of_its_size(some_lm: LanguageModel) -> None:
+    draw = torch.Generator().manual_seed(0)
+    d_ff, d_model = some_lm.architecture.d_ff, some_lm.architecture.d_model
+    low = LowRank(0, torch.randn(3, d_ff, generator=draw), torch.randn(3, d_model, generator=draw))
+    dense = Dense(2, torch.randn(d_ff, d_model, generator=draw))
+    moved = _moved(some_lm, Joint((low, dense)), draw)
+    assert isinstance(moved, Joint)
+    new_low, new_dense = moved.parts
+    assert isinstance(new_low, LowRank)
+    assert isinstance(new_dense, Dense)
+    assert (new_low.layer, new_dense.layer) == (0, 2)
+    torch.testing.assert_close(new_low.v.norm(dim=1), low.v.norm(dim=1))
+    assert not torch.allclose(new_low.v, low.v)
+    entries, moved_entries = (x.change.flatten() for x in (dense, new_dense))
+    assert torch.equal(moved_entries.sort().values, entries.sort().values)
+    assert not torch.equal(moved_entries, entries)
