@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.files import write_text
 
@@ -59,13 +60,14 @@ class Found:
 
 def find_runs(folder: Path) -> Found:
     """Read every run below a folder; one that cannot be read hides no other."""
-    summaries: list[Summary] = []
+    read: dict[Path, Summary] = {}
     broken: dict[Path, str] = {}
     for path in sorted(folder.rglob("summary.json")):
         try:
-            summaries.append(read_summary(path))
+            read[path.parent] = read_summary(path)
         except (OSError, ValueError) as error:
             broken[path] = str(error)
+    summaries = joined(read)
     configs = [c.relative_to(folder) for c in folder.rglob("config.yaml")]
     runs = [folder / c.parent for c in configs if not NOT_A_RUN & {*c.parts}]
     unfinished = sum(not (run / "summary.json").exists() for run in runs)

@@ -6,23 +6,32 @@ inside a run is in its run.log.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import Any, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kn_sweeps.run import Outcome, run
+from kn_sweeps.config import build
+from kn_sweeps.files import about_files
+from kn_sweeps.interruption import Interrupted, listening
+from kn_sweeps.prefetch import prefetch
+from kn_sweeps.run import run
+from kn_sweeps.sweeps.launches import Kind
+from kn_sweeps.sweeps.launching import LAUNCHERS, launch
+from kn_sweeps.sweeps.plan import LAUNCH_KEYS, LaunchConfig
+from kn_sweeps.sweeps.submit import Local
 
 log = logging.getLogger("kn_sweeps")
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -35,38 +44,66 @@ class RunFailed(HydraException):
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def _launch(config: DictConfig) -> str:
     """Do one composed run."""
-    return str(run_composed(config).directory)
-
-
-def run_composed(config: DictConfig) -> Outcome:
-    """Resolve a composed config and run it; a failure is reported at once.
-
-    Raises:
-        RunFailed: If it fails for a reason a message can explain.
-    """
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
+    options, own = split({str(key): value for key, value in resolved.items()})
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
+    with _explained():
+        if options.dry_run:
+            launch([(" ".join(HydraConfig.get().overrides.task), own)], Local(), options)
+            return ""
+        if launcher != "local" or options.shards > 1:
+            raise ValueError(
+                f"{'shards' if options.shards > 1 else f'hydra/launcher={launcher}'} takes effect "
+                "with -m: python launch.py -m ..."
+            )
+        return str(run(own).directory)
+
+
+def launch_composed(
+    composed: Sequence[tuple[str, Mapping[str, Any]]],
+    kind: Kind | Literal["prefetch"],
+    settings: Mapping[str, Any],
+) -> None:
+    """Launch the runs of a sweep; a failure is reported at once.
+
+    Args:
+        composed: Overrides, and the config they compose to, resolved, of every run.
+        kind: The launcher.
+        settings: That launcher's.
+
+    Raises:
+        RunFailed: If something fails that a message can explain.
+    """
+    with _explained():
+        parts = [(name, *split(config)) for name, config in composed]
+        own = [(name, config) for name, _, config in parts]
+        if kind == "prefetch":
+            prefetch([config for _, config in own])
+            return
+        options = {repr(one): one for _, one, _ in parts}
+        if len(options) > 1:
+            raise ValueError(
+                f"{', '.join(LAUNCH_KEYS)} are those of the whole launch and cannot be swept over"
+            )
+        launch(own, build(settings, LAUNCHERS[kind], "hydra.launcher"), *options.values())
+
+
+def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
+    """How to launch, and a run's own config."""
+    options = build({k: v for k, v in config.items() if k in LAUNCH_KEYS}, LaunchConfig)
+    return options, {k: v for k, v in config.items() if k not in LAUNCH_KEYS}
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Report what a message can explain."""
     try:
-        return run({str(key): value for key, value in resolved.items()})
+        yield
     except (ValueError, OSError) as error:
-        message = _about_files(error) if isinstance(error, OSError) else str(error)
-        log.error("error: %s%s", message, _which_run())
+        message = about_files(error) if isinstance(error, OSError) else str(error)
+        log.error("error: %s", message)
         raise RunFailed(message) from error
-
-
-def _about_files(error: OSError) -> str:
-    place = f" ({error.filename})" if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-    hint = ". Finished chunks are kept; the same command continues the run" if full else ""
-    return f"{error.strerror or error}{place}{hint}"
-
-
-def _which_run() -> str:
-    """The overrides of a run of a sweep, so that its failure can be told from others'."""
-    hydra_config = HydraConfig.get()
-    if hydra_config.mode is not RunMode.MULTIRUN:
-        return ""
-    return f" [{' '.join(hydra_config.overrides.task)}]"
 
 
 def main() -> None:
@@ -74,18 +111,19 @@ def main() -> None:
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        _launch()
+        with listening():
+            _launch()
     except RunFailed:
         sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"error: {_about_files(error)}", file=sys.stderr)
+        print(f"error: {about_files(error)}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted) as error:
         print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (SIGTERM if isinstance(error, Interrupted) else SIGINT))
 
 
 def explain(error: BaseException) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -39,6 +44,54 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON atomically; NaN, which JSON does not have, becomes null."""
     text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def about_files(error: OSError) -> str:
+    """What went wrong with a file, and what of it."""
+    place = f" ({error.filename})" if error.filename else ""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    hint = ". Finished chunks are kept; the same command continues the run" if full else ""
+    return f"{error.strerror or error}{place}{hint}"
+
+
+@contextmanager
+def held(lock: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
+    """Hold a lock file in this block: the system lets go of it whatever becomes of the process.
+
+    Args:
+        lock: The file; its folder exists.
+        wait: Wait for whoever holds it.
+
+    Yields:
+        The open file, which holds it as long as any process has it open; None where another
+        process does (never with `wait`).
+    """
+    with lock.open("a") as file:
+        yield file if _taken(file, wait) else None
+
+
+def is_held(lock: Path) -> bool:
+    """Whether some process holds a lock file."""
+    if not lock.is_file():
+        return False
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _taken(file: IO[str], wait: bool) -> bool:
+    # `is_held` takes it for an instant to find out: one refusal says nothing.
+    for _ in range(10):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _finite(value: object) -> object:

@@ -12,13 +12,16 @@ import hashlib
 import json
 import logging
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -29,17 +32,20 @@ from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
+from kn_sweeps.interruption import check
 from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.localisation import certificates, layer_histogram
 from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
 from kn_sweeps.store import RunDirectory
-from kn_sweeps.tracking import Report
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,22 @@ class Outcome:
     computed: bool
 
 
-def run(config: Mapping[str, Any]) -> Outcome:
+Load = Callable[[Model, torch.device, DType], LanguageModel]
+
+
+def run(
+    config: Mapping[str, Any], load: Load = load_model, launched: float | None = None
+) -> Outcome:
     """Do one run, or what is left of it.
 
     Args:
         config: The resolved config: nested mappings with the fields of `RunConfig`.
+        load: Loads the model; `models.loading.LastLoaded` where many runs share one.
+        launched: When it was asked for: `rerun` computes again what is older, and goes on with
+            what is not. None for now.
 
     Raises:
+        RunBusyError: If another process works on it.
         ValueError: If the config, the data or the model is not as it should be; the message says
             what was expected.
     """
@@ -65,16 +80,24 @@ def run(config: Mapping[str, Any]) -> Outcome:
     fingerprint = settings.dataset.fingerprint()
     identity = run_id(config, settings.model.fingerprint(), fingerprint)
     directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
+    again_before = (launched or time.time()) if settings.rerun else 0.0
     with directory.opened(), _logged_to(directory.path / "run.log"):
-        if directory.done() and not settings.rerun:
+        directory.forget_chunks(before=again_before)
+        if directory.done(since=again_before):
             return _rescored(settings, config, directory)
         log.info("run %s: %s", identity, _headline(config))
-        _write_config(directory.path / "config.yaml", config)
-        with settings.tracker.open(
-            identity, _headline(config), settings.sweep, config, directory.path.parent
-        ) as report:
-            summary = _compute(settings, config, directory, fingerprint, report)
-            report.results(summary, directory.rows())
+        with reported(directory.path) as progress:
+            _write_config(directory.path / "config.yaml", config)
+            with settings.tracker.open(
+                identity, _headline(config), settings.sweep, config, directory.path.parent
+            ) as report:
+
+                def told(done: int, total: int) -> None:
+                    progress.cases(done, total)
+                    report.progress(done, total)
+
+                summary = _compute(settings, config, directory, fingerprint, load, told)
+                report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
 
 
@@ -83,26 +106,26 @@ def _compute(
     config: Mapping[str, Any],
     directory: RunDirectory,
     fingerprint: str,
-    report: Report,
+    load: Load,
+    told: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """Compute what is missing, write every file, and mark the run as done."""
     stages = Stages()
     with stages.stage("load model"):
-        lm = settings.model.load(settings.torch_device(), settings.dtype)
+        lm = load(settings.model, settings.torch_device(), settings.dtype)
         lm.batch_size = settings.batch_size
+    check()
     with stages.stage("load cases"):
         cases, source = _cases(settings, lm)
-    if settings.rerun:
-        directory.forget_chunks()
     with stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
-        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, report)
+        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, told)
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     with stages.stage("metrics"):
         directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3))
-        metrics = _metrics(settings.metric.values(), directory)
+        metrics = measured(settings.metric.values(), results_of(directory))
     provenance = {
         **environment(),
         "model_revision": lm.revision,
@@ -150,7 +173,7 @@ def _edit_and_evaluate(
     directory: RunDirectory,
     lm: LanguageModel,
     cases: Sequence[Case],
-    report: Report,
+    told: Callable[[int, int], None],
 ) -> int:
     """Do every step that is not there yet; give the number of chunks that make the run."""
     method, regime = settings.method, settings.regime
@@ -159,25 +182,47 @@ def _edit_and_evaluate(
     earlier: dict[str, Edit] = {}
     bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
     with bar:
+        done = 0
+        told(sum(len(step) for n, step in enumerate(todo) if directory.has_chunk(n)), len(cases))
         for number, step in enumerate(todo):
             if not directory.has_chunk(number):
                 before = list(earlier.values())
-                plan, rows = scored(
-                    lm, method, step, seed=settings.seed, regime=regime, before=before
+                compute = partial(
+                    scored, lm, method, step, seed=settings.seed, regime=regime, before=before
                 )
+                plan, rows = _within_memory(lm, compute)
                 directory.add_chunk(number, rows, plan)
+                check()
             if regime == "sequential":
                 earlier |= directory.chunk_edits(number)
             bar.update(len(step))
-            report.progress(int(bar.n), len(cases))
+            done += len(step)
+            told(done, len(cases))
         if regime != "sequential":
             return len(todo)
         chunks = len(todo)
         for number, rest in enumerate(after_all(method, cases, earlier), start=chunks):
             if not directory.has_chunk(number):
-                directory.add_chunk(number, scored_after_all(lm, method, rest, earlier), NOTHING)
+                rows = _within_memory(lm, partial(scored_after_all, lm, method, rest, earlier))
+                directory.add_chunk(number, rows, NOTHING)
+                check()
             chunks += 1
     return chunks
+
+
+def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
+    """Compute; where an accelerator's memory runs out, again with half as many rows at once."""
+    while True:
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            if lm.batch_size == 1:
+                raise
+            lm.halve()
+            log.warning("out of memory: going on with batch_size %d", lm.batch_size)
+        # Outside the handler, whose traceback would keep the tensors alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _cache(settings: RunConfig) -> AttributionCache | None:
@@ -253,9 +298,14 @@ def _in_total(reports: Sequence[LeftOut]) -> str:
     return str(total)
 
 
-def _metrics(metrics: Iterable[Metric], directory: RunDirectory) -> dict[str, Any]:
+def results_of(directory: RunDirectory) -> Results:
+    """What metrics are computed from."""
     scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
-    results = Results(directory.rows(), directory.located(), scores)
+    return Results(directory.rows(), directory.located(), scores)
+
+
+def measured(metrics: Iterable[Metric], results: Results) -> dict[str, Any]:
+    """Every estimate of some metrics, as a summary has them."""
     return {
         name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
     }
@@ -268,7 +318,7 @@ def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDire
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
     if new:
-        metrics = _metrics([settings.metric[name] for name in new], directory)
+        metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics
         summary["metric_configs"] |= wanted
         directory.finish(summary)

@@ -1,7 +1,7 @@
 """The run directory: rows as they come, one marker when done, nothing half-written.
 
     results/<sweep>/<run id>/
-        config.yaml  provenance.json  run.log
+        config.yaml  provenance.json  run.log  status.json
         parts/       finished chunks of cases, while the run is under way
         rows.parquet  neurons.json  attributions.safetensors  edits.safetensors  contexts.json
         summary.json  written last: it marks the run as done
@@ -12,8 +12,8 @@ belongs to them: a chunk with rows is finished.
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +26,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kn_sweeps.edits import Edit, load_edits, save_edits
-from kn_sweeps.files import write_atomically, write_json
+from kn_sweeps.files import held, is_held, write_atomically, write_json
 from kn_sweeps.methods.base import Plan
 
 Record = dict[str, Any]
+
+
+class RunBusyError(ValueError):
+    """Another process is working on the run."""
 
 
 class RunDirectory:
@@ -46,30 +50,39 @@ class RunDirectory:
         """The file that marks the run as done."""
         return self.path / "summary.json"
 
-    def done(self) -> bool:
-        """Whether the run is finished."""
-        return self.summary_path.is_file()
+    def done(self, since: float = 0.0) -> bool:
+        """Whether the run is finished, and was not before `since` (seconds since 1970)."""
+        path = self.summary_path
+        return path.is_file() and path.stat().st_mtime >= since
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Create the directory and hold it for this process.
 
         Raises:
-            ValueError: If another process works on the same run.
+            RunBusyError: If another process works on the same run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
+        with held(self.path / ".lock") as mine:
+            if mine is None:
+                raise RunBusyError(
                     f"another process is working on run {self.path.name} ({self.path})"
-                ) from None
+                )
             yield
 
-    def forget_chunks(self) -> None:
-        """Start over. What a finished run left stays until the new run is complete."""
-        shutil.rmtree(self._parts, ignore_errors=True)
+    def busy(self) -> bool:
+        """Whether a process is working on it."""
+        return is_held(self.path / ".lock")
+
+    def forget_chunks(self, before: float = math.inf) -> None:
+        """Start over. What a finished run left stays until the new run is complete.
+
+        Args:
+            before: Chunks that are younger (seconds since 1970) stay too.
+        """
+        first = self._part(0, "parquet")
+        if not first.is_file() or first.stat().st_mtime < before:
+            shutil.rmtree(self._parts, ignore_errors=True)
 
     def has_chunk(self, chunk: int) -> bool:
         """Whether a chunk of cases is finished."""

@@ -11,8 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from kn_sweeps.cli import CONF
+from kn_sweeps.cli import CONF, split
 from kn_sweeps.config import RunConfig, build, run_id
+from kn_sweeps.sweeps.launching import LAUNCHERS
 
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -24,7 +25,7 @@ CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    return split(OmegaConf.to_container(config, resolve=True))[1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -45,6 +46,16 @@ def test_a_methods_module_and_yaml_share_a_name(name: str) -> None:
 
 def test_the_root_config_spells_out_the_schema() -> None:
     assert set(composed()) == {field.name for field in dataclasses.fields(RunConfig)}
+
+
+def test_every_launcher_spells_out_its_settings() -> None:
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        node = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(node, dict)
+        assert node.pop("_target_").endswith(f".{path.stem.capitalize()}Launcher")
+        if path.stem != "prefetch":
+            made = build(node, LAUNCHERS[path.stem])
+            assert set(node) == {field.name for field in dataclasses.fields(made)}
 
 
 def test_every_group_combines_with_every_other() -> None:

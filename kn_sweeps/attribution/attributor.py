@@ -67,12 +67,13 @@ class Attributor:
         return [found[key] for key in keys]
 
     def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+        rows = lm.fitting(self.max_rows)
         if self.kind == "activation":
-            return activation(lm, prompts, measure=self.measure, max_rows=self.max_rows)
+            return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
-            return grad_x_act(lm, prompts, measure=self.measure, max_rows=self.max_rows)
+            return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
         return integrated_gradients(
-            lm, prompts, self.quadrature, measure=self.measure, max_rows=self.max_rows
+            lm, prompts, self.quadrature, measure=self.measure, max_rows=rows
         )
 
     def _key(self, lm: LanguageModel, prompt: Encoded) -> str:

@@ -23,6 +23,7 @@ from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure, Point
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
+from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32, in_double
 from kn_sweeps.models.tokenization import Encoded
@@ -189,6 +190,7 @@ def _taken(
     while points := [
         Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
     ]:
+        check()
         rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
         points = points[: max(1, sum(total < max_rows for total in rows))]
         _tell(lm, integrand, paths, points, *integrand.at(points))

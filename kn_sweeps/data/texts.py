@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
-
 from kn_sweeps.models.tiny_corpus import bundled_pairs, fact_sentences
 
 
@@ -50,6 +48,8 @@ def _lines(files: list[Path]) -> Iterator[str]:
 
 
 def _from_hub(name: str) -> Iterator[str]:
+    import datasets  # slow to import, and needed for the hub only
+
     dataset, _, config = name.partition(":")
     try:
         rows = datasets.load_dataset(dataset, config or None, split="train", streaming=True)

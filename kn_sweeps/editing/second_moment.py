@@ -29,6 +29,7 @@ from tqdm import tqdm
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.data.texts import texts_of
 from kn_sweeps.files import write_atomically
+from kn_sweeps.interruption import check
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 
@@ -170,6 +171,7 @@ def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> d
     bar = tqdm(total=source.samples, initial=start, unit="text", desc="second moment", disable=None)
     with bar:
         for chunk in _chunks(texts, lm.batch_size):
+            check()
             _add(lm, chunk, source.max_tokens, sums)
             bar.update(len(chunk))
             read = next(iter(sums.values())).texts

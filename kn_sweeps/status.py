@@ -1,0 +1,274 @@
+"""How a sweep is doing.
+
+    python -m kn_sweeps.status SWEEP            each run's state and the counts; --watch repeats it
+    python -m kn_sweeps.status cancel SWEEP     stop what waits or runs; what is there stays
+    python -m kn_sweeps.status retry SWEEP      launch what is not finished, as it was launched
+    python -m kn_sweeps.status logs SWEEP RUN   where a run logs, and the ends of its logs
+
+SWEEP is its folder, results/NAME, or the name alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from kn_sweeps.interruption import STOPPED
+from kn_sweeps.sweeps import slurm
+from kn_sweeps.sweeps.launches import FOLDER, launches
+from kn_sweeps.sweeps.states import (
+    DONE,
+    LOST,
+    RUNNING,
+    STATES,
+    WAITING,
+    RunState,
+    outlook,
+    rate,
+    states,
+)
+
+COMMANDS = ("show", "cancel", "retry", "logs")
+_COLOURS = {
+    RUNNING: "cyan",
+    DONE: "green",
+    "failed": "bold red",
+    LOST: "bold red",
+    STOPPED: "yellow",
+    "timed out": "yellow",
+    "preempted": "yellow",
+}
+_EVERY_S = 5.0
+_TAIL = 40
+
+
+def find_sweep(name: str) -> Path:
+    """A sweep's folder, given it or its name.
+
+    Raises:
+        ValueError: If nothing was launched there.
+    """
+    places = [Path(name), Path("results") / name]
+    for place in places:
+        if (place / FOLDER).is_dir():
+            return place
+    root = places[0].parent if places[0].parent != Path() else Path("results")
+    there = sorted(path.parent.name for path in root.glob(f"*/{FOLDER}"))
+    known = f"; {root} has {', '.join(there)}" if there else ""
+    raise ValueError(f"no sweep was launched in {places[0]} or {places[1]}{known}")
+
+
+def shown(sweep: Path, found: Sequence[RunState], limit: int | None = None) -> Group:
+    """The state of a sweep for people.
+
+    Args:
+        sweep: Its directory.
+        found: The states of its runs.
+        limit: Rows of the list of runs; the rest is counted. None for all.
+    """
+    return Group(_counts(sweep, found), Text(), *_runs(found, limit), _end(found))
+
+
+def _counts(sweep: Path, found: Sequence[RunState]) -> Table:
+    """How many runs are in which state, by model and method."""
+    there = [state for state in STATES if any(s.state == state for s in found)]
+    table = Table(title=f"sweep {sweep.name}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model")
+    table.add_column("method")
+    for state in there:
+        table.add_column(state, justify="right", style=_COLOURS.get(state))
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for one in found:
+        groups.setdefault(_group(one), Counter())[one.state] += 1
+    total: Counter[str] = Counter(one.state for one in found)
+    for (model, method), counts in sorted(groups.items()):
+        table.add_row(model, method, *(str(counts[state] or "") for state in there))
+    if len(groups) > 1:
+        table.add_row("all", "", *(str(total[state]) for state in there), style="bold")
+    return table
+
+
+def _group(one: RunState) -> tuple[str, str]:
+    config = one.run.config
+    return config["model"]["label"], str(config["method"]["_target_"]).split(".")[-2]
+
+
+def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
+    """The runs that are not over, then the others, as many as fit."""
+    order = {state: n for n, state in enumerate((RUNNING, "failed", LOST, *STATES))}
+    rows = sorted(found, key=lambda one: order[one.state])
+    table = Table(box=None, pad_edge=False)
+    for column in ("run", "state", "cases", "rate", "job", "what"):
+        table.add_column(column, justify="right" if column in ("cases", "rate") else "left")
+    for one in rows[:limit]:
+        table.add_row(
+            one.run.id,
+            Text(one.state, style=_COLOURS.get(one.state, "")),
+            _cases(one),
+            _rate(one),
+            one.job or str(one.status.get("where", {}).get("job") or "-"),
+            Text.assemble(one.run.name, ("  " + _error(one), "red")),
+        )
+    rest = len(rows) - len(rows[:limit])
+    return [table, *([Text(f"and {rest} more")] if rest else [])]
+
+
+def _error(one: RunState) -> str:
+    return str(one.status.get("error", "")) if one.state == "failed" else ""
+
+
+def _cases(one: RunState) -> str:
+    return f"{one.status['done']}/{one.status['total']}" if "total" in one.status else "-"
+
+
+def _rate(one: RunState) -> str:
+    speed = rate(one) if one.state == RUNNING else None
+    if speed is None:
+        return "-"
+    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+
+
+def _end(found: Sequence[RunState]) -> Text:
+    expected = outlook(found)
+    said = f"{expected.runs_done} of {expected.runs} runs done"
+    if expected.seconds_left is None:
+        return Text(f"{said}; nothing tells yet when the others will be")
+    if expected.seconds_left == 0:
+        return Text(said)
+    end = datetime.fromtimestamp(time.time() + expected.seconds_left, UTC).astimezone()
+    return Text(f"{said}; expected end {end:%Y-%m-%d %H:%M} if it goes on like this")
+
+
+def cancel(sweep: Path) -> int:
+    """Stop everything of a sweep that waits or runs.
+
+    Returns:
+        How many jobs or processes were told.
+    """
+    known = launches(sweep)
+    names = {one.job_name(n) for one in known for n in range(len(one.arrays))}
+    jobs = [item.job for item in slurm.queue() if item.name in names] if names else []
+    slurm.cancel(jobs)
+    told = len(jobs)
+    for launch in known:
+        if launch.kind != "slurm" and (process := launch.at_work_in()) is not None:
+            os.kill(process, signal.SIGTERM)
+            told += 1
+    return told
+
+
+def retry(sweep: Path) -> None:
+    """Launch again what is not finished, with the frozen configs."""
+    from kn_sweeps.sweeps.launching import again
+
+    found = states(sweep, launches(sweep)).values()
+    unfinished = [one.run for one in found if one.unfinished]
+    if not unfinished:
+        waiting = sum(one.state in (WAITING, RUNNING) for one in found)
+        print(f"nothing to retry: {waiting} runs wait or run, the others are done")
+        return
+    again(sweep, unfinished)
+
+
+def logs(sweep: Path, name: str) -> None:
+    """Print where a run logs and the end of each log.
+
+    Raises:
+        ValueError: If no run, or more than one, starts with this name.
+    """
+    found = states(sweep, launches(sweep))
+    matching = [one for one in found.values() if one.run.id.startswith(name)]
+    if len(matching) != 1:
+        ids = ", ".join(one.run.id for one in (matching or found.values()))
+        raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
+    (one,) = matching
+    job = one.status.get("where", {}).get("job")
+    files = [sweep / one.run.id / "run.log"]
+    if job:
+        files += sorted(one.launch.folder.glob(f"{job}_*.out")) + sorted(
+            one.launch.folder.glob(f"{job}_*.err")
+        )
+    for path in files:
+        print(f"== {path}")
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            print("\n".join(lines[-_TAIL:]))
+
+
+def _show(sweep: Path, watch: bool) -> None:
+    console = Console()
+
+    def now(limit: int | None = None) -> Group:
+        return shown(sweep, list(states(sweep, launches(sweep)).values()), limit)
+
+    if not watch:
+        console.print(now())
+        return
+    with Live(now(console.height - 12), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(_EVERY_S)
+            live.update(now(console.height - 12), refresh=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m kn_sweeps.status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in COMMANDS:
+        one = commands.add_parser(name)
+        one.add_argument("sweep", help="results/NAME or NAME")
+        if name == "show":
+            one.add_argument("--watch", action="store_true", help=f"again every {_EVERY_S:.0f} s")
+        if name == "logs":
+            one.add_argument("run", help="a run's id, or how it starts")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    plain = bool(given) and given[0] not in (*COMMANDS, "-h", "--help")
+    return parser.parse_args(["show", *given] if plain else given)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Returns:
+        0, or 1 after an error, which is printed.
+    """
+    chosen = _parse(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("kn_sweeps").setLevel(logging.INFO)
+    try:
+        sweep = find_sweep(chosen.sweep)
+        if chosen.command == "cancel":
+            print(f"told to stop: {cancel(sweep)}")
+        elif chosen.command == "retry":
+            retry(sweep)
+        elif chosen.command == "logs":
+            logs(sweep, chosen.run)
+        else:
+            _show(sweep, chosen.watch)
+    except KeyboardInterrupt:
+        return 0
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

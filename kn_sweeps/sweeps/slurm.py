@@ -1,0 +1,112 @@
+"""What is asked of Slurm besides submitting: its queue, its limits, to cancel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_PATIENCE_S = 60
+_DEFAULT_MAX_ARRAY = 1001
+"""Slurm's own default."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One task in the queue.
+
+    Attributes:
+        name: Its job's name.
+        index: Its index in the array; 0 for a job that is no array.
+        job: What Slurm calls it, `51_3` or `51`.
+        running: Whether it has started.
+        reason: Why it waits, or where it runs.
+    """
+
+    name: str
+    index: int
+    job: str
+    running: bool
+    reason: str
+
+
+def queue() -> list[Queued]:
+    """This user's tasks that wait or run.
+
+    Raises:
+        ValueError: If Slurm does not answer.
+    """
+    user = str(os.getuid())
+    lines = _ask("squeue", "--noheader", "--array", "--user", user, "--format", "%j|%F|%K|%T|%R")
+    found = []
+    for line in lines.splitlines():
+        name, job, index, state, reason = line.strip().split("|", 4)
+        array = index.isdigit()
+        found.append(
+            Queued(
+                name,
+                int(index) if array else 0,
+                f"{job}_{index}" if array else job,
+                # A task that is completing is about to leave, and its process has ended.
+                state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
+                reason,
+            )
+        )
+    return found
+
+
+def max_array_size() -> int:
+    """The largest number of tasks an array can have (indices start at 0).
+
+    Raises:
+        ValueError: If Slurm does not answer.
+    """
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
+    return int(found[1]) if found else _DEFAULT_MAX_ARRAY
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs or tasks of arrays.
+
+    Raises:
+        ValueError: If Slurm does not answer.
+    """
+    if wanted := list(jobs):
+        _ask("scancel", *wanted)
+
+
+def requeue(job: str) -> None:
+    """Put a running task back into the queue; Slurm ends it.
+
+    Raises:
+        ValueError: If Slurm does not.
+    """
+    _ask("scontrol", "requeue", job)
+
+
+def available() -> bool:
+    """Whether Slurm's commands are here."""
+    return shutil.which("squeue") is not None
+
+
+def _ask(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        )
+    except FileNotFoundError:
+        raise ValueError(
+            f"{command[0]} is not here: hydra/launcher=slurm needs a machine of a Slurm cluster"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{command[0]} did not answer within {_PATIENCE_S} s") from None
+    if done.returncode:
+        raise ValueError(f"{_shown(command)} failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def _shown(command: Sequence[str]) -> str:
+    return " ".join(command[:3])

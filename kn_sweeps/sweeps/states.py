@@ -1,0 +1,201 @@
+"""What has become of every run of a sweep: the run directories, the launches and the queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kn_sweeps.progress import STATUS
+from kn_sweeps.store import RunDirectory
+from kn_sweeps.sweeps import slurm
+from kn_sweeps.sweeps.launches import Launch, PlannedRun
+
+WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
+STATES = (RUNNING, WAITING, DONE, "failed", "timed out", "preempted", "cancelled", LOST)
+"""`lost`: launched, not finished, and nobody is going to. The others say themselves."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What has become of one run.
+
+    Attributes:
+        run: The run.
+        state: One of `STATES`.
+        launch: The last launch it was part of.
+        task: The number of its task there.
+        job: What the queue calls that task, while it is there.
+        status: Its own status.json, if it has one.
+        died: Whether it was running when its process died hard.
+    """
+
+    run: PlannedRun
+    state: str
+    launch: Launch
+    task: int
+    job: str | None = None
+    status: Mapping[str, Any] = field(default_factory=dict)
+    died: bool = False
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is up to a new launch."""
+        return self.state not in (WAITING, RUNNING, DONE)
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """A run's status.json; empty if there is none."""
+    try:
+        found: dict[str, Any] = json.loads((directory / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
+    """The state of every run that was ever launched, by run id, in the order of the launches.
+
+    Args:
+        sweep: The sweep's directory.
+        known: Its launches, oldest first.
+
+    Raises:
+        ValueError: If one of them went to Slurm and Slurm does not answer.
+    """
+    queued = _queued(known)
+    found: dict[str, RunState] = {}
+    for launch in known:
+        at_work = launch.is_at_work()
+        for number, task in enumerate(launch.tasks):
+            place = queued.get((launch.id, number))
+            for run in task:
+                found[run.id] = _state(sweep, run, launch, number, place, at_work)
+    return found
+
+
+def _state(
+    sweep: Path,
+    run: PlannedRun,
+    launch: Launch,
+    task: int,
+    place: slurm.Queued | None,
+    at_work: bool,
+) -> RunState:
+    directory = RunDirectory(sweep / run.id)
+    status = read_status(directory.path)
+    job = place.job if place else None
+    stated = str(status.get("state", LOST))
+
+    def is_(state: str, *, died: bool = False) -> RunState:
+        return RunState(run, state, launch, task, job, status, died)
+
+    if directory.busy() or (stated == RUNNING and job and _job(status) == job and place.running):  # type: ignore[union-attr]
+        return is_(RUNNING)
+    # A run that is asked for again counts as done once it is younger than the launch.
+    if directory.done(since=launched_at(launch) if run.config.get("rerun") else 0.0):
+        return is_(DONE)
+    own = _is_of(status, launch)
+    if place is not None or at_work:
+        # A task that goes on has come past a run that is not done; one in the queue has not.
+        ended = own and stated not in (RUNNING, DONE) and (place is None or place.running)
+        return is_(stated if ended else WAITING)
+    if stated == RUNNING:
+        return is_(LOST, died=True)
+    return is_(stated if own and stated != DONE else LOST)
+
+
+def _is_of(status: Mapping[str, Any], launch: Launch) -> bool:
+    """Whether a status is of this launch and not of an earlier one."""
+    return float(status.get("updated", 0.0)) >= launched_at(launch)
+
+
+def launched_at(launch: Launch) -> float:
+    """When it was launched, in seconds since 1970."""
+    return (launch.folder / "launch.json").stat().st_mtime
+
+
+def _job(status: Mapping[str, Any]) -> str | None:
+    job: str | None = status.get("where", {}).get("job")
+    return job
+
+
+def _queued(known: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
+    """What is in the queue, by launch id and number of the task."""
+    names = {
+        launch.job_name(n): (launch.id, array.first)
+        for launch in known
+        if launch.kind == "slurm"
+        for n, array in enumerate(launch.arrays)
+    }
+    if not names:
+        return {}
+    found = {}
+    for item in slurm.queue():
+        if item.name in names:
+            launch_id, first = names[item.name]
+            found[launch_id, first + item.index] = item
+    return found
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How far a sweep is.
+
+    Attributes:
+        seconds_left: Expected; None while nothing tells.
+        runs_done: Finished runs.
+        runs: All runs.
+    """
+
+    seconds_left: float | None
+    runs_done: int
+    runs: int
+
+
+def outlook(found: Iterable[RunState], now: float | None = None) -> Outlook:
+    """When a sweep will end if it goes on as it went: mean times of runs, shared by those running.
+
+    Args:
+        found: The states of its runs.
+        now: Seconds since 1970; None for the clock.
+    """
+    now = time.time() if now is None else now
+    all_states = list(found)
+    took = [
+        float(s.status["updated"]) - float(s.status["began"])
+        for s in all_states
+        if s.state == DONE and "began" in s.status
+    ]
+    done = sum(s.state == DONE for s in all_states)
+    running = [s for s in all_states if s.state == RUNNING]
+    waiting = sum(s.state == WAITING for s in all_states)
+    if not running and not waiting:
+        return Outlook(0.0, done, len(all_states))
+    mean = sum(took) / len(took) if took else None
+    left = [_seconds_left(s, mean, now) for s in running]
+    if not running or None in left or (waiting and mean is None):
+        return Outlook(None, done, len(all_states))
+    work = sum(x for x in left if x is not None) + waiting * (mean or 0.0)
+    return Outlook(work / len(running), done, len(all_states))
+
+
+def rate(state: RunState) -> float | None:
+    """Cases a second of a run since its process took it up."""
+    status = state.status
+    done = int(status.get("done", 0)) - int(status.get("done_before", 0))
+    seconds = float(status.get("updated", 0.0)) - float(status.get("began", 0.0))
+    return done / seconds if done > 0 and seconds > 0 else None
+
+
+def _seconds_left(state: RunState, mean: float | None, now: float) -> float | None:
+    speed = rate(state)
+    if speed is not None:
+        left = int(state.status["total"]) - int(state.status["done"])
+        return max(0.0, left / speed - (now - float(state.status["updated"])))
+    if mean is None:
+        return None
+    return max(0.0, mean - (now - float(state.status.get("began", now))))

@@ -1,0 +1,57 @@
+"""A method that misbehaves as told, once, and notes every step that it finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kn_sweeps.cases import Case
+from kn_sweeps.interruption import check
+from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.none import NoEdit
+from kn_sweeps.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Scripted(NoEdit):
+    """`none` with a fault.
+
+    Attributes:
+        how: quick, raise, exit, kill, or slow.
+        folder: Where it notes what it did.
+    """
+
+    how: str = "quick"
+    folder: str = "."
+
+    def plan(
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+    ) -> Plan:
+        """Misbehave, or plan nothing."""
+        if self.how == "slow":
+            for _ in range(30):
+                check()
+                time.sleep(0.1)
+        elif self._first(seed):
+            if self.how == "raise":
+                raise RuntimeError("as told")
+            if self.how == "exit":
+                sys.exit(3)
+            if self.how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        plan = super().plan(lm, cases, seed, together=together)
+        with (Path(self.folder) / "steps").open("a") as notes:
+            notes.write(f"{self.how} {seed} {cases[0].id}\n")
+        return plan
+
+    def _first(self, seed: int) -> bool:
+        try:
+            (Path(self.folder) / f"{self.how}-{seed}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
