@@ -103,8 +103,15 @@ class Draw(Callback):
     """Draw when a sweep is over; a preset of `conf/experiment` asks for it."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Draw what the finished runs have the numbers for."""
-        _report(Path(config.results_dir) / config.sweep)
+        """Draw what the finished runs have the numbers for, once they are finished."""
+        sweep = Path(config.results_dir) / config.sweep
+        submitted = config.hydra.runtime.choices["hydra/launcher"] not in ("local", "processes")
+        if config.dry_run:
+            return
+        if submitted and not config.wait:
+            print(f"figures, when the runs are done: python -m analysis.figures {sweep}")
+        else:
+            _report(sweep)
 
 
 def _report(sweep: Path) -> bool:

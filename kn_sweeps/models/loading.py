@@ -351,13 +351,13 @@ def _from_pretrained(
             name,
             revision=revision,
             dtype=getattr(torch, dtype),
+            device_map={"": device},  # straight to where it is wanted, a shard at a time
             use_safetensors=True,
             trust_remote_code=False,
         )
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever a broken checkpoint makes three libraries raise
         raise _not_found(name, error) from error
-    torch.nn.Module.to(model, device)
     return model, tokenizer
 
 
