@@ -50,7 +50,8 @@ def _launch(config: DictConfig) -> str:
     launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     with _explained():
         if options.dry_run:
-            launch([(" ".join(HydraConfig.get().overrides.task), own)], Local(), options)
+            given = (one for one in HydraConfig.get().overrides.task if "dry_run=" not in one)
+            launch([(" ".join(given), own)], Local(), options)
             return ""
         if launcher != "local" or options.shards > 1:
             raise ValueError(

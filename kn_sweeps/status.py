@@ -109,8 +109,8 @@ def _group(one: RunState) -> tuple[str, str]:
 
 def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
     """The runs that are not over, then the others, as many as fit."""
-    order = {state: n for n, state in enumerate((RUNNING, "failed", LOST, *STATES))}
-    rows = sorted(found, key=lambda one: order[one.state])
+    first = list(dict.fromkeys((RUNNING, "failed", LOST, *STATES)))
+    rows = sorted(found, key=lambda one: first.index(one.state))
     table = Table(box=None, pad_edge=False)
     for column in ("run", "state", "cases", "rate", "job", "what"):
         table.add_column(column, justify="right" if column in ("cases", "rate") else "left")

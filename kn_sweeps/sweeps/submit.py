@@ -41,7 +41,7 @@ class Processes:
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         if self.processes < 1:
-            raise ValueError(f"hydra.launcher.processes must be at least 1, got {self.processes}")
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Slurm:
         for name in ("timeout_min", "array_parallelism"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"hydra.launcher.{name} must be at least 1, got {getattr(self, name)}"
+                    f"{name} must be at least 1, got {getattr(self, name)}"
                 )
 
     def parameters(self) -> dict[str, Any]:
