@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,23 +25,18 @@ def joined(summaries: Mapping[Path, Summary]) -> list[Summary]:
         summaries: Those of finished runs with their `settings`, by run directory.
     """
     whole: list[Summary] = []
-    sets: dict[str, dict[str, Path]] = {}
+    sets: dict[tuple[str, str, int], dict[int, Path]] = {}
     for path, summary in summaries.items():
-        shard = summary.get("shard", "0/1")
-        if shard == "0/1":
+        index, count = map(int, summary.get("shard", "0/1").split("/"))
+        if count == 1 or "whole_run" not in summary:
             whole.append(summary)
-            continue
-        rest = {k: v for k, v in summary["settings"].items() if k != "shard"}
-        count = shard.split("/")[1]
-        key = json.dumps([summary["model"], summary["sweep"], count, rest], sort_keys=True)
-        sets.setdefault(key, {})[shard] = path
-    for shards in sets.values():
-        count = int(next(iter(shards)).split("/")[1])
-        if len(shards) < count:
-            whole += [summaries[path] for path in shards.values()]
         else:
-            paths = [shards[f"{n}/{count}"] for n in range(count)]
-            whole.append(_one([summaries[path] for path in paths], paths))
+            key = (summary["sweep"], summary["whole_run"], count)
+            sets.setdefault(key, {})[index] = path
+    for (_, _, count), shards in sets.items():
+        paths = [shards[index] for index in sorted(shards)]
+        parts = [summaries[path] for path in paths]
+        whole += [_one(parts, paths)] if len(shards) == count else parts
     return whole
 
 
@@ -53,10 +47,13 @@ def _one(summaries: Sequence[Summary], paths: Sequence[Path]) -> Summary:
     assert isinstance(config, dict)
     metrics = [build(node, None, f"metric.{name}") for name, node in config["metric"].items()]
     results = [results_of(RunDirectory(path)) for path in paths]
+    histograms = [one["neurons_by_layer"] for one in summaries if "neurons_by_layer" in one]
+    by_layer = {"neurons_by_layer": np.sum(histograms, 0).tolist()} if histograms else {}
     return {
         **first,
+        **by_layer,
         "shard": "0/1",
-        "run_id": "+".join(summary["run_id"] for summary in summaries),
+        "run_id": first["whole_run"],
         "settings": {**first["settings"], "shard": "0/1"},
         "cases": sum(summary["cases"] for summary in summaries),
         "failed": sum(summary.get("failed", 0) for summary in summaries),

@@ -67,7 +67,11 @@ def find_runs(folder: Path) -> Found:
             read[path.parent] = read_summary(path)
         except (OSError, ValueError) as error:
             broken[path] = str(error)
-    summaries = joined(read)
+    try:
+        summaries = joined(read)
+    except (OSError, ValueError) as error:
+        summaries = list(read.values())
+        broken[folder] = f"shards could not be joined: {error}"
     configs = [c.relative_to(folder) for c in folder.rglob("config.yaml")]
     runs = [folder / c.parent for c in configs if not NOT_A_RUN & {*c.parts}]
     unfinished = sum(not (run / "summary.json").exists() for run in runs)

@@ -46,9 +46,9 @@ def _launch(config: DictConfig) -> str:
     """Do one composed run."""
     resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(resolved, dict)
-    options, own = split({str(key): value for key, value in resolved.items()})
     launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     with _explained():
+        options, own = split({str(key): value for key, value in resolved.items()})
         if options.dry_run:
             given = (one for one in HydraConfig.get().overrides.task if "dry_run=" not in one)
             launch([(" ".join(given), own)], Local(), options)

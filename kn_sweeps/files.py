@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
+import logging
 import math
 import os
 import tempfile
@@ -13,6 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from kn_sweeps.interruption import check
+
+log = logging.getLogger(__name__)
+_ATTEMPTS = 10
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -84,14 +91,19 @@ def is_held(lock: Path) -> bool:
 
 def _taken(file: IO[str], wait: bool) -> bool:
     # `is_held` takes it for an instant to find out: one refusal says nothing.
-    for _ in range(10):
+    for attempt in itertools.count():
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if attempt == _ATTEMPTS:
+                if not wait:
+                    return False
+                log.info("waiting for another process to release %s", file.name)
+            check()
             time.sleep(0.05)
         else:
             return True
-    return False
+    raise AssertionError
 
 
 def _finite(value: object) -> object:

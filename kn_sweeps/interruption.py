@@ -64,4 +64,6 @@ def listening(reason: Callable[[int], str] = _stopped) -> Iterator[None]:
 
 def _note(number: int, _: object) -> None:
     global _received
-    _received = number
+    # The first says why: what follows a warning that could not be heeded is only its consequence.
+    if _received is None:
+        _received = number

@@ -15,10 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.editing.second_moment import TextSource
+from kn_sweeps.interruption import check
 from kn_sweeps.models.loading import LastLoaded
 
 log = logging.getLogger(__name__)
@@ -38,6 +37,7 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
     done: set[str] = set()
     errors: dict[str, None] = {}
     for config in sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True)):
+        check()
         settings: RunConfig = build(config, RunConfig)
         try:
             if _first(done, config, "model"):
@@ -49,7 +49,7 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
             if _takes_statistics(settings.method) and _first(
                 done, config, "model", "dtype", "method"
             ):
-                lm = load(settings.model, torch.device("cpu"), settings.dtype)
+                lm = load(settings.model, settings.torch_device(), settings.dtype)
                 settings.method.prepare(lm, settings.seed)
         except ValueError as error:
             errors[str(error)] = None

@@ -78,7 +78,10 @@ def run(
     """
     settings: RunConfig = build(config, RunConfig)
     fingerprint = settings.dataset.fingerprint()
-    identity = run_id(config, settings.model.fingerprint(), fingerprint)
+    weights = settings.model.fingerprint()
+    identity = run_id(config, weights, fingerprint)
+    # Shards of one run have this in common.
+    whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
     directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
     again_before = (launched or time.time()) if settings.rerun else 0.0
     with directory.opened(), _logged_to(directory.path / "run.log"):
@@ -96,7 +99,7 @@ def run(
                     progress.cases(done, total)
                     report.progress(done, total)
 
-                summary = _compute(settings, config, directory, fingerprint, load, told)
+                summary = _compute(settings, config, directory, whole, fingerprint, load, told)
                 report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
 
@@ -105,6 +108,7 @@ def _compute(
     settings: RunConfig,
     config: Mapping[str, Any],
     directory: RunDirectory,
+    whole: str,
     fingerprint: str,
     load: Load,
     told: Callable[[int, int], None],
@@ -139,6 +143,7 @@ def _compute(
     write_json(directory.path / "provenance.json", provenance)
     summary = {
         **_identity(settings, config, directory),
+        "whole_run": whole,
         "source": source,
         "cases": len(cases),
         "failed": len(failed),
@@ -321,6 +326,10 @@ def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDire
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics
         summary["metric_configs"] |= wanted
+        before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
+        assert isinstance(before, dict)
+        before["metric"] |= config["metric"]
+        _write_config(directory.path / "config.yaml", {str(k): v for k, v in before.items()})
         directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
 

@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kn_sweeps.interruption import STOPPED
+from kn_sweeps.interruption import STOPPED, Interrupted, listening
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import FOLDER, launches
 from kn_sweeps.sweeps.states import (
@@ -165,9 +166,12 @@ def cancel(sweep: Path) -> int:
     slurm.cancel(jobs)
     told = len(jobs)
     for launch in known:
-        if launch.kind != "slurm" and (process := launch.at_work_in()) is not None:
-            os.kill(process, signal.SIGTERM)
-            told += 1
+        if launch.kind == "slurm" or (process := launch.at_work_in()) is None:
+            continue
+        if launch.where != socket.gethostname():
+            raise ValueError(f"launch {launch.id} runs on {launch.where}: cancel it there")
+        os.kill(process, signal.SIGTERM)
+        told += 1
     return told
 
 
@@ -176,12 +180,12 @@ def retry(sweep: Path) -> None:
     from kn_sweeps.sweeps.launching import again
 
     found = states(sweep, launches(sweep)).values()
-    unfinished = [one.run for one in found if one.unfinished]
+    unfinished = [one for one in found if one.unfinished]
     if not unfinished:
         waiting = sum(one.state in (WAITING, RUNNING) for one in found)
         print(f"nothing to retry: {waiting} runs wait or run, the others are done")
         return
-    again(sweep, unfinished)
+    again(unfinished)
 
 
 def logs(sweep: Path, name: str) -> None:
@@ -196,7 +200,7 @@ def logs(sweep: Path, name: str) -> None:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
         raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
     (one,) = matching
-    job = one.status.get("where", {}).get("job")
+    job = one.status.get("where", {}).get("job") or one.launch.job_of(one.task)
     files = [sweep / one.run.id / "run.log"]
     if job:
         files += sorted(one.launch.folder.glob(f"{job}_*.out")) + sorted(
@@ -221,7 +225,10 @@ def _show(sweep: Path, watch: bool) -> None:
     with Live(now(console.height - 12), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(_EVERY_S)
-            live.update(now(console.height - 12), refresh=True)
+            try:
+                live.update(now(console.height - 12), refresh=True)
+            except ValueError as error:  # a queue that does not answer for a moment
+                live.update(Text(f"error: {error}", style="red"), refresh=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -257,14 +264,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "cancel":
             print(f"told to stop: {cancel(sweep)}")
         elif chosen.command == "retry":
-            retry(sweep)
+            with listening():
+                retry(sweep)
         elif chosen.command == "logs":
             logs(sweep, chosen.run)
         else:
             _show(sweep, chosen.watch)
-    except KeyboardInterrupt:
-        return 0
-    except ValueError as error:
+    except (KeyboardInterrupt, Interrupted):
+        return 130
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -67,6 +67,7 @@ class Launch:
         folder: Where its record is.
         kind: What executes its tasks.
         settings: That launcher's settings.
+        options: The launch's own (`plan.LaunchConfig`).
         tasks: The runs of every task.
         arrays: How tasks are submitted; empty unless `kind` is slurm.
         where: The launching host.
@@ -76,6 +77,7 @@ class Launch:
     folder: Path
     kind: Kind
     settings: Mapping[str, Any]
+    options: Mapping[str, Any]
     tasks: tuple[tuple[PlannedRun, ...], ...]
     arrays: tuple[Array, ...]
     where: str
@@ -91,6 +93,10 @@ class Launch:
         """The sweep's directory."""
         return self.folder.parent.parent
 
+    def launched_at(self) -> float:
+        """When it was launched, in seconds since 1970."""
+        return (self.folder / "launch.json").stat().st_mtime
+
     def job_name(self, array: int) -> str:
         """What the queue calls an array of it: known before it is submitted, unlike its number."""
         return f"{self.sweep.name}.{self.id}.{array}"
@@ -99,6 +105,13 @@ class Launch:
         """The cluster's ids of its arrays, in order, as far as they are submitted."""
         path = self.folder / "jobs.json"
         return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+    def job_of(self, task: int) -> str | None:
+        """The cluster's id of a task; None if it was not submitted."""
+        for array, job in zip(self.arrays, self.jobs(), strict=False):
+            if array.first <= task < array.first + array.tasks:
+                return job if array.tasks == 1 else f"{job}_{task - array.first}"
+        return None
 
     @contextmanager
     def at_work(self) -> Iterator[IO[str]]:
@@ -126,6 +139,7 @@ class Launch:
         facts = {
             "kind": self.kind,
             "settings": self.settings,
+            "options": self.options,
             "where": self.where,
             "cwd": self.cwd,
             "arrays": [asdict(array) for array in self.arrays],
@@ -144,6 +158,7 @@ class Launch:
         sweep: Path,
         kind: Kind,
         settings: Mapping[str, Any],
+        options: Mapping[str, Any],
         tasks: Sequence[Sequence[PlannedRun]],
         arrays: Sequence[Array] = (),
     ) -> Launch:
@@ -152,7 +167,8 @@ class Launch:
         folder = sweep.absolute() / FOLDER / name
         packs = tuple(tuple(task) for task in tasks)
         where = socket.gethostname()
-        return cls(folder, kind, dict(settings), packs, tuple(arrays), where, os.getcwd())
+        how = (kind, dict(settings), dict(options))
+        return cls(folder, *how, packs, tuple(arrays), where, os.getcwd())
 
     @classmethod
     def read(cls, folder: Path) -> Launch:

@@ -6,19 +6,18 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from kn_sweeps.interruption import check
 from kn_sweeps.prefetch import prefetch
-from kn_sweeps.run import run
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import Kind, Launch, PlannedRun, launches, planning
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, plan
 from kn_sweeps.sweeps.processes import execute_in_processes
-from kn_sweeps.sweeps.states import DONE, launched_at, states
+from kn_sweeps.sweeps.states import DONE, RUNNING, RunState, states
 from kn_sweeps.sweeps.submit import Local, Processes, Slurm, submit_detached
 from kn_sweeps.sweeps.task import Report, execute
 
@@ -47,39 +46,39 @@ def launch(
         SweepFailedError: If a run failed, as far as it is waited for.
         ValueError: If a config is not valid or the cluster refuses; the message says what to do.
     """
-    at_once, max_array = _capacity(launcher)
+    at_once, max_array = _capacity(launcher, options)
     sweep = sweep_of(composed)
     with ExitStack() as at_work:
-        with planning(sweep):
+        with nullcontext() if options.dry_run else planning(sweep):
             planned = plan(composed, options, sweep, at_once=at_once, max_array=max_array)
             for line in planned.lines(whole=options.dry_run):
                 log.info("%s", line)
             if options.dry_run:
                 return
-            for one in planned.rescored:
-                run(one.config)
+            check()
+            report = execute(planned.rescored, time.time())
             if not planned.tasks:
+                _complain(planned.rescored, report)
                 return
             if isinstance(launcher, Slurm) and launcher.prefetch:
                 prefetch([one.config for one in planned.runs])
-            started = _frozen(planned, launcher)
+            started = _frozen(planned, launcher, options)
             lock = at_work.enter_context(started.at_work())
             started.write()
             if isinstance(launcher, Slurm):
                 submit_detached(started, lock)
         if isinstance(launcher, Local):
-            report = execute(planned.runs, launched_at(started))
+            report += execute(planned.runs, started.launched_at())
         elif isinstance(launcher, Processes):
             execute_in_processes(started)
     if isinstance(launcher, Slurm):
         log.info("submitted: job %s", ", ".join(started.jobs()))
         log.info("watch it: python -m kn_sweeps.status %s --watch", _shown(sweep))
-        if not options.wait:
-            return
-        _wait(started)
-    if not isinstance(launcher, Local):
-        report = _outcome(started)
-    _complain(started, report)
+        if options.wait:
+            _wait(started)
+    if isinstance(launcher, Processes) or options.wait:
+        report += _outcome(started)
+    _complain([*planned.rescored, *planned.runs], report)
 
 
 def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
@@ -99,26 +98,34 @@ def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
     return next(iter(places))
 
 
-def _capacity(launcher: Launcher) -> tuple[int | None, int | None]:
+def _capacity(launcher: Launcher, options: LaunchConfig) -> tuple[int | None, int | None]:
     """How many tasks run at once, and how many an array can have."""
     if isinstance(launcher, Slurm):
-        return launcher.array_parallelism, slurm.max_array_size()
+        elsewhere = options.dry_run and not slurm.available()
+        largest = slurm.USUAL_MAX_ARRAY if elsewhere else slurm.max_array_size()
+        return launcher.array_parallelism, largest
     return (launcher.processes if isinstance(launcher, Processes) else None), None
 
 
-def _frozen(planned: Plan, launcher: Launcher) -> Launch:
+def _frozen(planned: Plan, launcher: Launcher, options: LaunchConfig) -> Launch:
     (kind,) = (name for name, cls in LAUNCHERS.items() if isinstance(launcher, cls))
-    return Launch.new(planned.sweep, kind, asdict(launcher), planned.tasks, planned.arrays)
+    how = (kind, asdict(launcher), asdict(options))
+    return Launch.new(planned.sweep, *how, planned.tasks, planned.arrays)
 
 
 def _wait(started: Launch) -> None:
     """Wait until the queue has nothing of a launch any more."""
     names = {started.job_name(n) for n in range(len(started.arrays))}
-    while any(item.name in names for item in slurm.queue()):
+    there = True
+    while there:
         until = time.monotonic() + _POLL_S
         while time.monotonic() < until:
             check()
             time.sleep(0.1)
+        try:
+            there = any(item.name in names for item in slurm.queue())
+        except ValueError as error:
+            log.warning("still waiting, though %s", error)
 
 
 def _outcome(started: Launch) -> Report:
@@ -127,20 +134,22 @@ def _outcome(started: Launch) -> Report:
     for task in started.tasks:
         for one in task:
             state = found[one.id]
-            if state.state != DONE:
+            if state.state == RUNNING:
+                report.elsewhere.append(one.id)
+            elif state.state != DONE:
                 report.failed[one.id] = str(state.status.get("error") or state.state)
     return report
 
 
-def _complain(started: Launch, report: Report) -> None:
-    runs = {one.id: one for task in started.tasks for one in task}
+def _complain(runs: Sequence[PlannedRun], report: Report) -> None:
+    names = {one.id: one.name for one in runs}
     if report.elsewhere:
         log.info("%d runs were left to another process", len(report.elsewhere))
     if not report.failed:
         return
-    lines = [f"  {name} [{runs[name].name}]: {why}" for name, why in report.failed.items()]
+    lines = [f"  {run_id} [{names[run_id]}]: {why}" for run_id, why in report.failed.items()]
     raise SweepFailedError(
-        f"{len(report.failed)} of {len(runs)} runs failed; the same command tries them again:\n"
+        f"{len(report.failed)} of {len(names)} runs failed; the same command tries them again:\n"
         + "\n".join(lines)
     )
 
@@ -151,13 +160,19 @@ def _shown(sweep: Path) -> str:
     return relative if not relative.startswith("..") else str(sweep)
 
 
-def again(sweep: Path, chosen: Sequence[PlannedRun]) -> None:
-    """Launch some runs again with the frozen configs and the launcher they had.
+def again(unfinished: Sequence[RunState]) -> None:
+    """Launch some runs again as they were launched: the same configs, launcher and options.
 
     Raises:
         SweepFailedError: If a run failed, as far as it is waited for.
         ValueError: If the cluster refuses.
     """
-    last = launches(sweep)[-1]
-    launcher = LAUNCHERS[last.kind](**last.settings)
-    launch([(one.name, one.config) for one in chosen], launcher, LaunchConfig())
+    by_launch: dict[str, list[RunState]] = {}
+    for one in unfinished:
+        by_launch.setdefault(one.launch.id, []).append(one)
+    for some in by_launch.values():
+        last = some[0].launch
+        launcher = LAUNCHERS[last.kind](**last.settings)
+        options = LaunchConfig(**{**last.options, "shards": 1})  # its configs are shards already
+        os.chdir(last.cwd)
+        launch([(one.run.name, one.run.config) for one in some], launcher, options)

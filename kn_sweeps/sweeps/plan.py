@@ -13,7 +13,7 @@ from kn_sweeps.config import RunConfig, build, run_id
 from kn_sweeps.run import metric_hashes
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
-from kn_sweeps.sweeps.states import RunState, states
+from kn_sweeps.sweeps.states import FAILED, RunState, states
 
 _SHOWN_ERRORS = 10
 
@@ -85,7 +85,7 @@ class Plan:
         Args:
             whole: Every run; otherwise the counts only.
         """
-        why = Counter(skipped.why for skipped in self.skipped)
+        why = Counter(skipped.why.split(" (")[0] for skipped in self.skipped)
         counts = [f"{len(self.runs)} to do", *(f"{n} {reason}" for reason, n in why.items())]
         if self.rescored:
             counts.append(f"{len(self.rescored)} to be scored by new metrics")
@@ -142,7 +142,9 @@ def plan(
             rescored.append(run)
     died = _died_hard(known)
     alone = [run for run in todo if run.id in died]
-    rest = [run for run in todo if run.id not in died]
+    # What failed before goes last, where it harms no other.
+    again = {name for name, state in known.items() if state.state == FAILED}
+    rest = sorted((run for run in todo if run.id not in died), key=lambda run: run.id in again)
     size = options.runs_per_task or (-(-len(rest) // at_once) if at_once else len(rest))
     tasks = [*packed(rest, max(1, size), options.pack_by), *((run,) for run in alone)]
     return Plan(

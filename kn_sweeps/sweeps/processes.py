@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,8 +51,18 @@ def _started(launch: Launch, task: int, slot: int, settings: Processes) -> Any:
     cores = max(1, (os.cpu_count() or 1) // settings.processes)
     executor.update_parameters(timeout_min=_A_MONTH_MIN, gpus_per_node=len(gpu), visible_gpus=gpu)
     # Not by `setup`: submitit would put a shell in between, which keeps signals to itself.
-    with _environment(OMP_NUM_THREADS=str(settings.threads or cores)):
+    with _environment(OMP_NUM_THREADS=str(settings.threads or cores)), _deaf_to_the_terminal():
         return executor.submit(Task(str(launch.folder), task))
+
+
+@contextmanager
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """Ctrl-C is for this process, which then tells those started in this block (`_stop`)."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -78,4 +89,7 @@ def _stop(running: dict[int, Any]) -> None:
     while time.monotonic() < until and any(process.poll() is None for process in processes):
         time.sleep(_POLL_S)
     for process in processes:
+        # submitit's process first, or it would tell its child's end as a result.
+        children = ["pkill", "-KILL", "-P", str(process.pid)]
         process.kill()
+        subprocess.run(children, check=False)

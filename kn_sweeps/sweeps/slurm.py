@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _PATIENCE_S = 60
-_DEFAULT_MAX_ARRAY = 1001
+USUAL_MAX_ARRAY = 1001
 """Slurm's own default."""
 
 
@@ -65,7 +65,7 @@ def max_array_size() -> int:
         ValueError: If Slurm does not answer.
     """
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"))
-    return int(found[1]) if found else _DEFAULT_MAX_ARRAY
+    return max(1, int(found[1])) if found else USUAL_MAX_ARRAY
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -99,7 +99,8 @@ def _ask(*command: str) -> str:
         )
     except FileNotFoundError:
         raise ValueError(
-            f"{command[0]} is not here: hydra/launcher=slurm needs a machine of a Slurm cluster"
+            f"{command[0]} is not here: what was or is to be submitted to Slurm needs a machine of "
+            "its cluster"
         ) from None
     except subprocess.TimeoutExpired:
         raise ValueError(f"{command[0]} did not answer within {_PATIENCE_S} s") from None

@@ -14,8 +14,8 @@ from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import Launch, PlannedRun
 
-WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
-STATES = (RUNNING, WAITING, DONE, "failed", "timed out", "preempted", "cancelled", LOST)
+WAITING, RUNNING, DONE, FAILED, LOST = "waiting", "running", "done", "failed", "lost"
+STATES = (RUNNING, WAITING, DONE, FAILED, "timed out", "preempted", "cancelled", LOST)
 """`lost`: launched, not finished, and nobody is going to. The others say themselves."""
 
 
@@ -66,14 +66,15 @@ def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
     Raises:
         ValueError: If one of them went to Slurm and Slurm does not answer.
     """
-    queued = _queued(known)
+    # Before the queue is asked: what is submitted in between is in the queue by then.
+    at_work = {launch.id: launch.is_at_work() for launch in known}
+    queued = _queued(sweep, known)
     found: dict[str, RunState] = {}
     for launch in known:
-        at_work = launch.is_at_work()
         for number, task in enumerate(launch.tasks):
             place = queued.get((launch.id, number))
             for run in task:
-                found[run.id] = _state(sweep, run, launch, number, place, at_work)
+                found[run.id] = _state(sweep, run, launch, number, place, at_work[launch.id])
     return found
 
 
@@ -96,13 +97,12 @@ def _state(
     if directory.busy() or (stated == RUNNING and job and _job(status) == job and place.running):  # type: ignore[union-attr]
         return is_(RUNNING)
     # A run that is asked for again counts as done once it is younger than the launch.
-    if directory.done(since=launched_at(launch) if run.config.get("rerun") else 0.0):
+    if directory.done(since=launch.launched_at() if run.config.get("rerun") else 0.0):
         return is_(DONE)
     own = _is_of(status, launch)
     if place is not None or at_work:
-        # A task that goes on has come past a run that is not done; one in the queue has not.
-        ended = own and stated not in (RUNNING, DONE) and (place is None or place.running)
-        return is_(stated if ended else WAITING)
+        # What was stopped goes on once its task is requeued; what failed does not.
+        return is_(stated if own and stated == FAILED else WAITING)
     if stated == RUNNING:
         return is_(LOST, died=True)
     return is_(stated if own and stated != DONE else LOST)
@@ -110,12 +110,7 @@ def _state(
 
 def _is_of(status: Mapping[str, Any], launch: Launch) -> bool:
     """Whether a status is of this launch and not of an earlier one."""
-    return float(status.get("updated", 0.0)) >= launched_at(launch)
-
-
-def launched_at(launch: Launch) -> float:
-    """When it was launched, in seconds since 1970."""
-    return (launch.folder / "launch.json").stat().st_mtime
+    return float(status.get("updated", 0.0)) >= launch.launched_at()
 
 
 def _job(status: Mapping[str, Any]) -> str | None:
@@ -123,12 +118,15 @@ def _job(status: Mapping[str, Any]) -> str | None:
     return job
 
 
-def _queued(known: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
-    """What is in the queue, by launch id and number of the task."""
+def _queued(sweep: Path, known: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
+    """What is in the queue, by launch id and number of the task.
+
+    Slurm is asked only if a launch has something left that could be there.
+    """
     names = {
         launch.job_name(n): (launch.id, array.first)
         for launch in known
-        if launch.kind == "slurm"
+        if launch.kind == "slurm" and not _all_done(sweep, launch)
         for n, array in enumerate(launch.arrays)
     }
     if not names:
@@ -139,6 +137,15 @@ def _queued(known: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
             launch_id, first = names[item.name]
             found[launch_id, first + item.index] = item
     return found
+
+
+def _all_done(sweep: Path, launch: Launch) -> bool:
+    since = launch.launched_at()
+    return all(
+        RunDirectory(sweep / run.id).done(since if run.config.get("rerun") else 0.0)
+        for task in launch.tasks
+        for run in task
+    )
 
 
 @dataclass(frozen=True)

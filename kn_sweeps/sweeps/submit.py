@@ -90,11 +90,16 @@ class Slurm:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
+        if not 0 <= self.signal_delay_s < 60 * self.timeout_min:
+            raise ValueError(
+                f"signal_delay_s={self.signal_delay_s} must be less than the time limit, "
+                f"timeout_min={self.timeout_min}"
+            )
+        if self.requeue < 0:
+            raise ValueError(f"requeue must be 0 or more, got {self.requeue}")
         for name in ("timeout_min", "array_parallelism"):
             if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def parameters(self) -> dict[str, Any]:
         """What submitit is told, but for the name and what belongs to one array."""
@@ -109,11 +114,13 @@ class Slurm:
             if getattr(self, name) is not None
         }
         container = () if self.container is None else (f"--container-image={self.container}",)
+        # From Slurm 22.05 on, srun does not take over what sbatch was asked for.
+        cores = () if self.cpus_per_task is None else (f"--cpus-per-task={self.cpus_per_task}",)
         # Where nodes have no internet, asking for it costs minutes of waiting before it fails.
         offline = ["export HF_HUB_OFFLINE=1"] if self.offline else []
         return given | {
             "slurm_setup": [*offline, *self.setup],
-            "slurm_srun_args": [*container, *self.srun_args],
+            "slurm_srun_args": [*cores, *container, *self.srun_args],
         }
 
 

@@ -6,6 +6,7 @@ A run's failure ends that run only. A model is loaded once for the runs that sha
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -44,6 +45,12 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
 
+    def __iadd__(self, other: Report) -> Report:
+        """Add what became of others."""
+        self.failed |= other.failed
+        self.elsewhere += other.elsewhere
+        return self
+
 
 def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
     """Do some runs, one after the other.
@@ -73,7 +80,23 @@ def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
         except (Exception, SystemExit) as error:
             report.failed[one.id] = message = explained(error)
             log.error("error: %s [%s]", message, one.name)
+            if _device_is_lost():
+                log.error("the accelerator does not answer any more: the task ends here")
+                break
     return report
+
+
+def _device_is_lost() -> bool:
+    """Whether a failure left CUDA unusable for this process (a device-side assertion, say)."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def explained(error: BaseException) -> str:
@@ -110,7 +133,6 @@ class Task:
             TaskFailedError: If a run failed or the task was stopped.
         """
         from kn_sweeps.sweeps.launches import Launch
-        from kn_sweeps.sweeps.states import launched_at
 
         began = time.time()
         launch = Launch.read(Path(self.folder))
@@ -123,10 +145,10 @@ class Task:
         log.info("task %d of launch %s: %d runs", self.number, launch.id, len(runs))
         try:
             with listening(lambda number: _meaning(number, launch, began)):
-                report = execute(runs, launched_at(launch))
+                report = execute(runs, launch.launched_at())
         except Interrupted as reason:
             log.info("stopped: %s", reason)
-            if str(reason) != STOPPED and _restarts() < launch.settings["requeue"]:
+            if str(reason) != STOPPED and _restarts() < launch.settings.get("requeue", 0):
                 _requeue()
             raise TaskFailedError(str(reason)) from None
         if report.failed:
@@ -141,7 +163,8 @@ def _meaning(number: int, launch: Launch, began: float) -> str:
     """What a signal says: scancel sends TERM, a timeout or preemption what sbatch was asked for."""
     if number == signal.SIGTERM:
         return STOPPED
-    limit = 60 * float(launch.settings["timeout_min"]) - float(launch.settings["signal_delay_s"])
+    minutes = launch.settings.get("timeout_min", math.inf)
+    limit = 60 * minutes - launch.settings.get("signal_delay_s", 0)
     return TIMED_OUT if time.time() - began >= limit - _EARLY_S else PREEMPTED
 
 

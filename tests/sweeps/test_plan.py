@@ -45,7 +45,7 @@ def _status(sweep: Path, run: PlannedRun, **facts: Any) -> None:
 
 
 def _launched(sweep: Path, tasks: list[list[PlannedRun]], **facts: Any) -> Launch:
-    made = Launch.new(sweep, "local", {}, tasks)
+    made = Launch.new(sweep, "local", {}, {}, tasks)
     made.folder.mkdir(parents=True)
     made.write()
     return made
@@ -96,7 +96,7 @@ def test_after_a_hard_death_the_tasks_unfinished_runs_go_alone(tmp_path: Path) -
     _status(sweep, runs[3], state="failed", error="ValueError: no")
     now = planned(sweep, *SEEDS)
     assert [[run.id for run in task] for task in now.tasks] == [
-        [runs[3].id, runs[4].id, runs[5].id],
+        [runs[4].id, runs[5].id, runs[3].id],
         [runs[1].id],
         [runs[2].id],
     ]
