@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -68,6 +67,11 @@ def _launch(work: str, sweep: str, model: str, runs: int, *more: str) -> float:
     command = [sys.executable, str(ROOT / "launch.py"), "-m", *SHORT, f"model={model}"]
     command += [f"seed={seeds}", f"results_dir={work}", f"sweep={sweep}", *more]
     command.append("dataset.paradigms=[anaphor_number_agreement]")
+    return _timed(command)[0]
+
+
+def _timed(command: list[str]) -> tuple[float, str]:
+    """Seconds a command takes, and what it says."""
     start = time.perf_counter()
     done = subprocess.run(
         command,
@@ -75,10 +79,11 @@ def _launch(work: str, sweep: str, model: str, runs: int, *more: str) -> float:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
+        check=False,
     )
     if done.returncode:
-        raise SystemExit(done.stderr)
-    return time.perf_counter() - start
+        raise SystemExit(done.stderr[-3000:])
+    return time.perf_counter() - start, done.stderr
 
 
 def _equal(one: Path, other: Path, runs: int) -> bool:
@@ -89,31 +94,20 @@ def _equal(one: Path, other: Path, runs: int) -> bool:
     )
 
 
-def plan(runs: int) -> dict[str, float]:
-    """Time and memory of a dry run of `runs` runs, start of Python included."""
+def plan(runs: int) -> dict[str, float | str]:
+    """Time and memory of a dry run for Slurm, a task a run; the start of Python included."""
     with tempfile.TemporaryDirectory() as work:
-        seeds = -(-runs // 10)
-        command = [sys.executable, str(ROOT / "launch.py"), "-m", "dry_run=true"]
+        command = [sys.executable, str(ROOT / "launch.py"), "-m", "dry_run=true", "runs_per_task=1"]
         command += ["method=kn,rome,ft,memit,none", "dataset=blimp,pararel", f"results_dir={work}"]
-        command += [f"seed=range(0,{seeds})"]
-        start = time.perf_counter()
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        took = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    planned = re.search(r"(\d+) runs", done.stderr)
+        command += [f"seed=range(0,{-(-runs // 10)})", "hydra/launcher=slurm"]
+        took, said = _timed(command)
+    first, second, *_ = said.splitlines()
     largest_child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {
-        "runs": int(planned[1]) if planned else 0,
         "seconds": took,
         "peak_memory_MiB": largest_child / (2**20 if sys.platform == "darwin" else 2**10),
+        "runs": first,
+        "arrays": second,
     }
 
 

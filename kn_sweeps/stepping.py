@@ -251,6 +251,14 @@ class Pass:
             hidden: Tensor = lm.architecture.base(**inputs).last_hidden_state
         return hidden[self._idle :]
 
+    def at_positions(self, x: Float[Tensor, "spans seq d_model"]) -> Tensor:
+        """What belongs to the input positions of every row, in the order of the pass's batch."""
+        own = x[self._spans]
+        if not self._causal:
+            return own
+        positions = self._recording.positions[self._spans, : self.width]
+        return own.gather(1, positions[:, :, None].expand(-1, -1, x.shape[-1]))
+
     def _enter(self, layer: int) -> Callable[..., Any]:
         def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if self._taking_keys:

@@ -40,6 +40,7 @@ class Family:
         blocks: The list of transformer blocks.
         mlp_output: The MLP's output projection, within a block. Its input coordinates are the
             neurons.
+        attention_output: The attention's output projection, within a block.
         embeddings: The token embedding.
         post_norm: The norm that follows the sum of MLP output and residual, within a block; None
             where the sum is the block's output.
@@ -51,14 +52,17 @@ class Family:
     base: str
     blocks: str
     mlp_output: str
+    attention_output: str
     embeddings: str
     post_norm: str | None = None
     head: Head = field(default=_modules_head("lm_head"))
     conv1d: bool = False
 
 
-_BERT_MLP = "output.dense"
-_LLAMA = Family("causal", "model", "model.layers", "mlp.down_proj", "model.embed_tokens")
+_BERT_MLP, _BERT_ATTENTION = "output.dense", "attention.output.dense"
+_LLAMA = Family(
+    "causal", "model", "model.layers", "mlp.down_proj", "self_attn.o_proj", "model.embed_tokens"
+)
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
@@ -66,6 +70,7 @@ FAMILIES: dict[str, Family] = {
         "bert",
         "bert.encoder.layer",
         _BERT_MLP,
+        _BERT_ATTENTION,
         "bert.embeddings.word_embeddings",
         "output.LayerNorm",
         _modules_head("cls"),
@@ -75,6 +80,7 @@ FAMILIES: dict[str, Family] = {
         "roberta",
         "roberta.encoder.layer",
         _BERT_MLP,
+        _BERT_ATTENTION,
         "roberta.embeddings.word_embeddings",
         "output.LayerNorm",
     ),
@@ -83,19 +89,29 @@ FAMILIES: dict[str, Family] = {
         "distilbert",
         "distilbert.transformer.layer",
         "ffn.lin2",
+        "attention.out_lin",
         "distilbert.embeddings.word_embeddings",
         "output_layer_norm",
         _modules_head("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
     ),
     "gpt2": Family(
-        "causal", "transformer", "transformer.h", "mlp.c_proj", "transformer.wte", conv1d=True
+        "causal",
+        "transformer",
+        "transformer.h",
+        "mlp.c_proj",
+        "attn.c_proj",
+        "transformer.wte",
+        conv1d=True,
     ),
-    "gptj": Family("causal", "transformer", "transformer.h", "mlp.fc_out", "transformer.wte"),
+    "gptj": Family(
+        "causal", "transformer", "transformer.h", "mlp.fc_out", "attn.out_proj", "transformer.wte"
+    ),
     "gpt_neox": Family(
         "causal",
         "gpt_neox",
         "gpt_neox.layers",
         "mlp.dense_4h_to_h",
+        "attention.dense",
         "gpt_neox.embed_in",
     ),
     "llama": _LLAMA,
@@ -140,10 +156,10 @@ class Architecture:
         if not self.blocks:
             raise ValueError(f"{model_type}: {self._family.blocks!r} has no blocks")
         self.layers = len(self.blocks)
-        self._projections = [
-            self._find(f"{self._family.blocks}.{layer}.{self._family.mlp_output}")
-            for layer in range(self.layers)
-        ]
+        self._projections, self._attentions = (
+            [self._find(f"{self._family.blocks}.{layer}.{path}") for layer in range(self.layers)]
+            for path in (self._family.mlp_output, self._family.attention_output)
+        )
         embedding = self.embeddings.weight
         assert isinstance(embedding, Tensor)
         self.d_model = int(embedding.shape[1])
@@ -156,6 +172,11 @@ class Architecture:
         """The output projection of `layer`'s MLP; its input is that layer's neurons."""
         self.check_layer(layer)
         return self._projections[layer]
+
+    def attention_output(self, layer: int) -> nn.Module:
+        """The output projection of `layer`'s attention."""
+        self.check_layer(layer)
+        return self._attentions[layer]
 
     def values(self, layer: int) -> Float[Tensor, "d_ff d_model"]:
         """The value slots of `layer`: row i is what neuron i writes. A view of the weight."""

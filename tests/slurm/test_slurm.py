@@ -54,24 +54,19 @@ class Sweep:
         return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
     def launch(self, *overrides: str, launcher: str = "slurm") -> subprocess.CompletedProcess[str]:
+        return self._run(self.command(*overrides, launcher=launcher))
+
+    def status(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run([sys.executable, "-m", "kn_sweeps.status", *arguments])
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*overrides, launcher=launcher),
+            command,
             capture_output=True,
             text=True,
             cwd=ROOT,
             env=self.environment(),
             timeout=500,
-            check=False,
-        )
-
-    def status(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "kn_sweeps.status", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=self.environment(),
-            timeout=120,
             check=False,
         )
 
