@@ -89,7 +89,6 @@ def _stop(running: dict[int, Any]) -> None:
     while time.monotonic() < until and any(process.poll() is None for process in processes):
         time.sleep(_POLL_S)
     for process in processes:
-        # submitit's process first, or it would tell its child's end as a result.
-        children = ["pkill", "-KILL", "-P", str(process.pid)]
+        # The task is a child of submitit's process, which only forwards signals.
+        subprocess.run(["pkill", "-KILL", "-P", str(process.pid)], check=False)
         process.kill()
-        subprocess.run(children, check=False)

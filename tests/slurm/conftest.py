@@ -15,7 +15,7 @@ import pytest
 
 _CONF = """
 ClusterName=tests
-SlurmctldHost={host}
+SlurmctldHost=localhost
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort={controller}
@@ -42,8 +42,8 @@ KillWait=20
 SlurmdTimeout=60
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,max_rpc_cnt=0
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE OverSubscribe=YES State=UP
+NodeName=localhost CPUs=2 State=UNKNOWN
+PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE OverSubscribe=YES State=UP
 """
 
 
@@ -61,9 +61,8 @@ class Cluster:
         key = self.folder / "munge" / "key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        host = socket.gethostname().split(".")[0]
         ports = dict(zip(("controller", "node"), _free_ports(2), strict=True))
-        self.conf.write_text(_CONF.format(host=host, folder=self.folder, **ports))
+        self.conf.write_text(_CONF.format(folder=self.folder, **ports))
         munge = self.folder / "munge"
         # Forced, for the temporary folder it lies in may be written to by others.
         self._run(
@@ -77,7 +76,7 @@ class Cluster:
         _until(self._idle, 60, "the node did not come up")
 
     def start_node(self) -> None:
-        self._run("slurmd", "-D", "-f", str(self.conf))
+        self._run("slurmd", "-D", "-f", str(self.conf), "-N", "localhost")
 
     def stop_node(self) -> None:
         """Stop slurmd; what it started lives on."""
