@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,13 +55,13 @@ def compare(lm: LanguageModel, prompts: Sequence[Encoded]) -> Comparison:
     theirs: list[float] = []
     differences: list[float] = []
     effects: list[float] = []
-    how = {"noise": noise, "seed": 0, "samples": SAMPLES}
-    trace(lm, prompts[0], **how, components=["state"])  # type: ignore[arg-type]
+    how: dict[str, Any] = {"noise": noise, "seed": 0, "samples": SAMPLES}
+    trace(lm, prompts[0], **how, components=["state"])
     with peak_memory(lm.device) as peak:
-        trace(lm, prompts[0], **how)  # type: ignore[arg-type]
+        trace(lm, prompts[0], **how)
     for prompt in prompts:
         found, took = timed(
-            functools.partial(trace, lm, prompt, **how, window=WINDOW),  # type: ignore[arg-type]
+            functools.partial(trace, lm, prompt, **how, window=WINDOW),
             lm.device,
         )
         ours.append(took)

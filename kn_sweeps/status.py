@@ -33,6 +33,7 @@ from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import FOLDER, launches
 from kn_sweeps.sweeps.states import (
     DONE,
+    FAILED,
     LOST,
     RUNNING,
     STATES,
@@ -47,7 +48,7 @@ COMMANDS = ("show", "cancel", "retry", "logs")
 _COLOURS = {
     RUNNING: "cyan",
     DONE: "green",
-    "failed": "bold red",
+    FAILED: "bold red",
     LOST: "bold red",
     STOPPED: "yellow",
     "timed out": "yellow",
@@ -110,7 +111,7 @@ def _group(one: RunState) -> tuple[str, str]:
 
 def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
     """The runs that are not over, then the others, as many as fit."""
-    first = list(dict.fromkeys((RUNNING, "failed", LOST, *STATES)))
+    first = list(dict.fromkeys((RUNNING, FAILED, LOST, *STATES)))
     rows = sorted(found, key=lambda one: first.index(one.state))
     table = Table(box=None, pad_edge=False)
     for column in ("run", "state", "cases", "rate", "job", "what"):
@@ -129,7 +130,7 @@ def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
 
 
 def _error(one: RunState) -> str:
-    return str(one.status.get("error", "")) if one.state == "failed" else ""
+    return str(one.status.get("error", "")) if one.state == FAILED else ""
 
 
 def _cases(one: RunState) -> str:

@@ -23,14 +23,12 @@ class Queued:
         index: Its index in the array; 0 for a job that is no array.
         job: What Slurm calls it, `51_3` or `51`.
         running: Whether it has started.
-        reason: Why it waits, or where it runs.
     """
 
     name: str
     index: int
     job: str
     running: bool
-    reason: str
 
 
 def queue() -> list[Queued]:
@@ -40,10 +38,10 @@ def queue() -> list[Queued]:
         ValueError: If Slurm does not answer.
     """
     user = str(os.getuid())
-    lines = _ask("squeue", "--noheader", "--array", "--user", user, "--format", "%j|%F|%K|%T|%R")
+    lines = _ask("squeue", "--noheader", "--array", "--user", user, "--format", "%j|%F|%K|%T")
     found = []
     for line in lines.splitlines():
-        name, job, index, state, reason = line.strip().split("|", 4)
+        name, job, index, state = line.strip().split("|")
         array = index.isdigit()
         found.append(
             Queued(
@@ -52,7 +50,6 @@ def queue() -> list[Queued]:
                 f"{job}_{index}" if array else job,
                 # A task that is completing is about to leave, and its process has ended.
                 state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
-                reason,
             )
         )
     return found
