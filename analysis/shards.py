@@ -76,8 +76,10 @@ def joined_results(parts: Sequence[Results]) -> Results:
     for part in parts:
         for source, values in part.attributions.items():
             scores.setdefault(source, []).append(values)
+    tables = {name: [part.measurements[name] for part in parts] for name in parts[0].measurements}
     return Results(
         rows.reset_index(drop=True),
         [found for part in parts for found in part.located],
         {source: np.concatenate(values) for source, values in scores.items()},
+        {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items()},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence"]
+ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
 Task = Literal["fact", "syntax"]
 Intent = Literal["replace", "erase"]
 
@@ -78,8 +78,10 @@ class Probe:
             minimal pair it is the ungrammatical form, also in a neighbour, whose preference
             between the two must not change.
         kind: What the probe tests. A `sentence` probe has an empty query and whole sentences
-            as answers: it compares a minimal pair as the BLiMP benchmark does.
-        group: The named set it belongs to: a neighbour's set, a reversal's direction.
+            as answers: it compares a minimal pair as the BLiMP benchmark does. One `elsewhere`
+            judges nothing: it follows what the edit does to another word or another source.
+        group: The named set it belongs to: a neighbour's set, a reversal's direction, the source
+            or the number of one elsewhere.
     """
 
     query: Query
@@ -103,6 +105,8 @@ class Case:
         probes: Questions no method has seen.
         essence: Text about the subject whose continuation an edit should keep ("France is a"),
             as a query; None for syntax.
+        seen_answers: The answers of `seen`, where they are not all `edit.old`; then all cases of
+            the source are one rule, which is located as one.
     """
 
     id: str
@@ -112,6 +116,7 @@ class Case:
     seen: tuple[Query, ...] = ()
     probes: tuple[Probe, ...] = ()
     essence: Query | None = None
+    seen_answers: tuple[str, ...] = ()
 
     @property
     def all_probes(self) -> tuple[Probe, ...]:

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
 
@@ -19,6 +19,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kn_sweeps.data.base import Dataset
+from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.models.loading import DType, Model
@@ -44,6 +45,7 @@ class RunConfig:
         dataset: Where the cases come from.
         method: How edits are planned.
         metric: What is computed from the rows, by name.
+        measurement: What is measured besides the probes' answers, by name.
         tracker: Where results are reported besides the run directory.
         seed: All randomness comes from it.
         device: `auto` takes CUDA where there is one.
@@ -68,6 +70,7 @@ class RunConfig:
     method: Method
     metric: dict[str, Metric]
     tracker: Tracker
+    measurement: dict[str, Measurement] = field(default_factory=dict)
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"
@@ -171,6 +174,8 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
         data_fingerprint: Hash of the data files; it stands for the folder they are in.
     """
     kept = {key: value for key, value in config.items() if key not in CANNOT_CHANGE_ROWS}
+    if not kept.get("measurement"):
+        kept.pop("measurement", None)
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "source")}
     # ROME's settings of a model count where a method takes them: in the method.
     kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}

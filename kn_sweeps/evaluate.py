@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -120,11 +121,18 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
         if (edit := case.edit) is not None:
             if not fits("case", edit.query, edit.old, edit.new):
                 continue
-            seen = tuple(q for q in case.seen if fits("prompt", q, edit.old, edit.new))
+            answers = case.seen_answers or (edit.old,) * len(case.seen)
+            fitting = [
+                fits("prompt", query, *dict.fromkeys((answer, edit.old, edit.new)))
+                for query, answer in zip(case.seen, answers, strict=True)
+            ]
+            case = replace(
+                case,
+                seen=tuple(itertools.compress(case.seen, fitting)),
+                seen_answers=tuple(itertools.compress(case.seen_answers, fitting)),
+            )
         probes = tuple(p for p in case.probes if fits("probe", p.query, p.old, p.new))
-        if edit is not None:
-            kept.append(replace(case, seen=seen, probes=probes))
-        elif probes:
+        if edit is not None or probes:
             kept.append(replace(case, probes=probes))
     return kept, left_out
 

@@ -33,6 +33,7 @@ from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.interruption import check
+from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.localisation import certificates, layer_histogram
@@ -120,15 +121,18 @@ def _compute(
         lm.batch_size = settings.batch_size
     check()
     with stages.stage("load cases"):
-        cases, source = _cases(settings, lm)
+        cases, every, source = _cases(settings, lm)
+        measures = {
+            name: one.begin(lm, every, settings.seed) for name, one in settings.measurement.items()
+        }
     with stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
-        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, told)
+        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, measures, told)
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     with stages.stage("metrics"):
-        directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3))
+        directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3), measures)
         metrics = measured(settings.metric.values(), results_of(directory))
     provenance = {
         **environment(),
@@ -178,6 +182,7 @@ def _edit_and_evaluate(
     directory: RunDirectory,
     lm: LanguageModel,
     cases: Sequence[Case],
+    measures: Mapping[str, Measure],
     told: Callable[[int, int], None],
 ) -> int:
     """Do every step that is not there yet; give the number of chunks that make the run."""
@@ -196,7 +201,11 @@ def _edit_and_evaluate(
                     scored, lm, method, step, seed=settings.seed, regime=regime, before=before
                 )
                 plan, rows = _within_memory(lm, compute)
-                directory.add_chunk(number, rows, plan)
+                found = {
+                    name: _within_memory(lm, partial(measure, step, plan, rows))
+                    for name, measure in measures.items()
+                }
+                directory.add_chunk(number, rows, plan, found)
                 check()
             if regime == "sequential":
                 earlier |= directory.chunk_edits(number)
@@ -269,8 +278,8 @@ def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
-    """This shard's cases, with what was left out in the log."""
+def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Case], str]:
+    """This shard's cases and those of all, with what was left out in the log."""
     kind: LMKind = lm.kind
     loaded = settings.dataset.load(
         kind, seed=settings.seed, limit=settings.limit, editable=settings.method.changes
@@ -281,14 +290,14 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], str]:
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
-    own = [c for c in loaded.cases if groups[settings.method.group(c)] % count == index]
-    cases, unscorable = scorable(lm, own)
+    every, unscorable = scorable(lm, loaded.cases)
+    cases = [c for c in every if groups[settings.method.group(c)] % count == index]
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
         reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
         raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
-    return cases, loaded.source
+    return cases, every, loaded.source
 
 
 def _in_total(reports: Sequence[LeftOut]) -> str:
@@ -306,7 +315,7 @@ def _in_total(reports: Sequence[LeftOut]) -> str:
 def results_of(directory: RunDirectory) -> Results:
     """What metrics are computed from."""
     scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
-    return Results(directory.rows(), directory.located(), scores)
+    return Results(directory.rows(), directory.located(), scores, directory.measurements())
 
 
 def measured(metrics: Iterable[Metric], results: Results) -> dict[str, Any]:

@@ -4,6 +4,7 @@
         config.yaml  provenance.json  run.log  status.json
         parts/       finished chunks of cases, while the run is under way
         rows.parquet  neurons.json  attributions.safetensors  edits.safetensors  contexts.json
+        measurements/  one parquet file a measurement
         summary.json  written last: it marks the run as done
 
 Every file appears by rename, so it is whole or absent. A chunk's rows are written after what
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,7 @@ class RunDirectory:
         self.path = path
         self._parts = path / "parts"
         self._edits = path / "edits.safetensors"
+        self._measurements = path / "measurements"
 
     @property
     def summary_path(self) -> Path:
@@ -88,7 +90,13 @@ class RunDirectory:
         """Whether a chunk of cases is finished."""
         return self._part(chunk, "parquet").is_file()
 
-    def add_chunk(self, chunk: int, rows: Sequence[Record], plan: Plan) -> None:
+    def add_chunk(
+        self,
+        chunk: int,
+        rows: Sequence[Record],
+        plan: Plan,
+        measured: Mapping[str, Sequence[Record]] | None = None,
+    ) -> None:
         """Save a finished chunk."""
         self._parts.mkdir(exist_ok=True)
         about = {
@@ -99,8 +107,9 @@ class RunDirectory:
         write_atomically(self._part(chunk, "edits"), lambda p: save_edits(p, plan.edits))
         tensors = {source: rows.contiguous() for source, rows in plan.attributions.items()}
         write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(tensors, p))
-        frame = pd.DataFrame.from_records(list(rows))
-        write_atomically(self._part(chunk, "parquet"), lambda p: frame.to_parquet(p, index=False))
+        for name, records in (measured or {}).items():
+            _write_frame(self._part(chunk, f"{name}.measured"), pd.DataFrame(list(records)))
+        _write_frame(self._part(chunk, "parquet"), pd.DataFrame.from_records(list(rows)))
 
     def failed(self, chunks: int) -> dict[str, str]:
         """By case, why it could not be edited."""
@@ -112,11 +121,14 @@ class RunDirectory:
             found |= dict(zip(rows["case"], rows["failure"], strict=True))
         return found
 
-    def join_chunks(self, chunks: int, keep_edits_bytes: int) -> None:
+    def join_chunks(
+        self, chunks: int, keep_edits_bytes: int, measurements: Iterable[str] = ()
+    ) -> None:
         """Make the final files of all chunks; the parts stay until `finish`.
 
         Args:
             chunks: How many.
+            measurements: Names of what was measured.
             keep_edits_bytes: Edits are kept where all of them take no more.
         """
         frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
@@ -144,9 +156,14 @@ class RunDirectory:
         write_atomically(
             self.path / "attributions.safetensors", lambda path: save_file(joined, path)
         )
-        write_atomically(
-            self.path / "rows.parquet", lambda path: rows.to_parquet(path, index=False)
-        )
+        for name in measurements:
+            parts = [self._part(i, f"{name}.measured") for i in range(chunks)]
+            frames = [pd.read_parquet(part) for part in parts if part.is_file()]
+            self._measurements.mkdir(exist_ok=True)
+            _write_frame(
+                self._measurements / f"{name}.parquet", pd.concat(frames, ignore_index=True)
+            )
+        _write_frame(self.path / "rows.parquet", rows)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as done."""
@@ -156,6 +173,11 @@ class RunDirectory:
     def rows(self) -> pd.DataFrame:
         """All rows of a run whose chunks are joined."""
         return pd.read_parquet(self.path / "rows.parquet")
+
+    def measurements(self) -> dict[str, pd.DataFrame]:
+        """What was measured beside the rows, by name."""
+        files = sorted(self._measurements.glob("*.parquet"))
+        return {file.stem: pd.read_parquet(file) for file in files}
 
     def located(self) -> list[Record]:
         """What was located, an edit."""
@@ -185,3 +207,7 @@ class RunDirectory:
 
     def _part(self, chunk: int, suffix: str) -> Path:
         return self._parts / f"{chunk:06d}.{suffix}"
+
+
+def _write_frame(path: Path, frame: pd.DataFrame) -> None:
+    write_atomically(path, lambda at: frame.to_parquet(at, index=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +95,8 @@ class Blimp:
         max_seen: Most prompts with the same target form a method sees.
         rephrasings: Most held-out sentences with the same trigger and forms a case.
         neighbours: Most neighbours of each set a case.
+        elsewhere: Most held-out pairs of every chosen paradigm, the case's own too, whose answers
+            are followed under its edit.
     """
 
     paradigms: tuple[str, ...] | None = None
@@ -104,12 +106,16 @@ class Blimp:
     max_seen: int = 10
     rephrasings: int = 4
     neighbours: int = 4
+    elsewhere: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         check_share(self.seen_share)
         check_counts(
-            max_seen=self.max_seen, rephrasings=self.rephrasings, neighbours=self.neighbours
+            max_seen=self.max_seen,
+            rephrasings=self.rephrasings,
+            neighbours=self.neighbours,
+            elsewhere=self.elsewhere,
         )
 
     def fingerprint(self) -> str:
@@ -128,7 +134,7 @@ class Blimp:
             raise ValueError(_refusal(invalid, kind, source, known))
         chosen = [name for name in wanted if name not in invalid or not editable]
         others = self._others(source, known, pairs, seed)
-        maker = _CaseMaker(self, kind, seed, {**others, **pairs})
+        maker = _CaseMaker(self, kind, seed, {**others, **pairs}, chosen)
         cases: list[Case] = []
         reports = []
         for name in wanted:
@@ -164,12 +170,18 @@ class _CaseMaker:
     """Makes the cases of paradigms that serve as one another's neighbours."""
 
     def __init__(
-        self, options: Blimp, kind: LMKind, seed: int, pairs: dict[str, list[Pair]]
+        self,
+        options: Blimp,
+        kind: LMKind,
+        seed: int,
+        pairs: dict[str, list[Pair]],
+        chosen: Sequence[str],
     ) -> None:
         self._options = options
         self._kind = kind
         self._seed = seed
         self._pairs = pairs
+        self._chosen = chosen
         self._seen: dict[str, list[Pair]] = {}
         self._held_out: dict[str, list[Pair]] = {}
         self._far: dict[str, list[Pair]] = {}
@@ -214,7 +226,12 @@ class _CaseMaker:
             task="syntax",
             edit=_probe(pair, "edit"),
             seen=tuple(other.query for other in seen),
-            probes=(*self._rephrasings(pair, seen), *self._neighbours(name, pair), sentence),
+            probes=(
+                *self._rephrasings(pair, seen),
+                *self._neighbours(name, pair),
+                *self._elsewhere(name, pair),
+                sentence,
+            ),
         )
 
     def _rephrasings(self, pair: Pair, seen: list[Pair]) -> list[Probe]:
@@ -237,6 +254,16 @@ class _CaseMaker:
         for pool, label in ((own, SAME_PARADIGM), (far, OTHER_PHENOMENON)):
             drawn = draw.sample(pool, min(self._options.neighbours, len(pool)))
             probes += [_probe(other, "neighbour", label) for other in drawn]
+        return probes
+
+    def _elsewhere(self, name: str, pair: Pair) -> list[Probe]:
+        """Held-out pairs of every chosen paradigm."""
+        draw = shuffler(self._seed, "elsewhere", name)
+        probes = []
+        for paradigm in self._chosen:
+            pool = [other for other in self._held_out[paradigm] if other != pair]
+            drawn = draw.sample(pool, min(self._options.elsewhere, len(pool)))
+            probes += [_probe(other, "elsewhere", paradigm) for other in drawn]
         return probes
 
     def _read(self, pair: Pair) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kn_sweeps.cases import RESIDUE, REVERSED, SAME_RELATION, SAME_SUBJECT, Case, Probe, Query
@@ -37,6 +38,8 @@ class ParaRel:
         rephrasings: Most held-out phrasings a case.
         neighbours: Most neighbours of each set a case.
         reversals: Most phrasings of each reversal.
+        elsewhere: Most facts of every chosen relation, the case's own too, whose answers are
+            followed under its edit.
         one_to_one: Use only facts that are one-to-one.
     """
 
@@ -47,13 +50,17 @@ class ParaRel:
     rephrasings: int = 4
     neighbours: int = 4
     reversals: int = 2
+    elsewhere: int = 0
     one_to_one: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
         check_share(self.seen_share)
         check_counts(
-            rephrasings=self.rephrasings, neighbours=self.neighbours, reversals=self.reversals
+            rephrasings=self.rephrasings,
+            neighbours=self.neighbours,
+            reversals=self.reversals,
+            elsewhere=self.elsewhere,
         )
 
     def fingerprint(self) -> str:
@@ -73,7 +80,7 @@ class ParaRel:
         cases: list[Case] = []
         reports = []
         for name in wanted:
-            maker = _CaseMaker(self, kind, seed, library, library[name], tables)
+            maker = _CaseMaker(self, kind, seed, library, library[name], tables, wanted)
             made, reasons = maker.cases(limit)
             cases += made
             reports.append(left_out(name, len(made), reasons))
@@ -91,7 +98,9 @@ class _CaseMaker:
         library: dict[str, Relation],
         relation: Relation,
         tables: dict[str, dict[str, Synonym]],
+        wanted: Sequence[str],
     ) -> None:
+        self._wanted = wanted
         self._options = options
         self._kind = kind
         self._seed = seed
@@ -152,6 +161,7 @@ class _CaseMaker:
             *self._same_subject(name, fact),
             *self._reversals(name, fact, new),
             *self._synonym_probes(name, fact, new),
+            *self._elsewhere(name, fact),
         ]
         return Case(
             id=name,
@@ -219,6 +229,19 @@ class _CaseMaker:
             probes.append(Probe(query, obj, obj, "neighbour", SAME_SUBJECT))
         draw.shuffle(probes)
         return probes[: self._options.neighbours]
+
+    def _elsewhere(self, name: str, fact: Fact) -> list[Probe]:
+        """Facts of every chosen relation, of other subjects."""
+        draw = shuffler(self._seed, "elsewhere", name)
+        probes = []
+        for other in self._wanted:
+            relation = self._library[other]
+            patterns = relation.askable(self._kind)
+            pool = [one for one in relation.facts if one.subject != fact.subject]
+            for one in draw.sample(pool, min(self._options.elsewhere, len(pool))):
+                query = ask(draw.choice(patterns), one.subject)
+                probes.append(Probe(query, one.object, one.object, "elsewhere", other))
+        return probes
 
     def _reversals(self, name: str, fact: Fact, new: str) -> list[Probe]:
         """After s -> o*: does "o* r^-1" answer s, and does "o r^-1" still?"""

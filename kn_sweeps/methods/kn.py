@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar, Literal
 
 import torch
@@ -109,6 +110,8 @@ class KnowledgeNeurons:
             return case.id
         # What an update adds is that of one new form.
         new = f">{edit_probe(case).new}" if self.operation == "update" else ""
+        if case.seen_answers:
+            return f"{case.source}{new}"
         return f"{case.source}/{self._target(case)}{new}"
 
     def prepare(self, lm: LanguageModel, seed: int) -> None:
@@ -186,10 +189,17 @@ class KnowledgeNeurons:
         return torch.nn.functional.normalize(embedding, dim=0)
 
     def _prompts(self, lm: LanguageModel, name: str, cases: Sequence[Case]) -> list[Encoded]:
-        queries = list(dict.fromkeys(query for case in cases for query in case.seen))
-        if not queries:
+        target = self._target(cases[0])
+        if cases[0].seen_answers and target != edit_probe(cases[0]).old:
+            raise ValueError(f"{name}: its prompts have answers of their own; use locate=old")
+        prompts = dict.fromkeys(
+            prompt
+            for case in cases
+            for prompt in zip(case.seen, case.seen_answers or repeat(target), strict=False)
+        )
+        if not prompts:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        return [lm.encode(query, self._target(cases[0])) for query in queries]
+        return [lm.encode(query, answer) for query, answer in prompts]
 
     def refine(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.

@@ -47,11 +47,13 @@ class Results:
         located: One mapping for each edit that located neurons: its `edit`, `neurons` as
             (layer, index) pairs, the threshold `tau` and the `certificates` of its prompts.
         attributions: For each source, the scores of its prompts, (prompts, layers * neurons).
+        measurements: What was measured beside the rows, by name; every record has its `case`.
     """
 
     rows: pd.DataFrame
     located: Sequence[Mapping[str, Any]] = ()
     attributions: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    measurements: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse rows of two intents, whose success means different things."""

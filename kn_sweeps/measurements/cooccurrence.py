@@ -1,0 +1,104 @@
+"""What edited neurons add to a case's answer, and how often text has it beside its trigger."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kn_sweeps.attribution.attributor import Attributor
+from kn_sweeps.cases import Case
+from kn_sweeps.data.cooccurrence import count_following
+from kn_sweeps.data.texts import texts_of
+from kn_sweeps.edits import NeuronScale
+from kn_sweeps.measurements.base import Measure, Record
+from kn_sweeps.methods.base import Plan, edit_probe
+from kn_sweeps.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CoOccurrence:
+    """Attribution of the neurons an edit scales, and the co-occurrence of answer and trigger.
+
+    A record a case: the `first` and `second` of its answer and its trigger, as they stand in the
+    sentence; `count`, how often they follow one another in the text; `attribution`, what the scaled
+    neurons add to the answer's probability at the case's own prompt (the sum of their integrated
+    gradients; NaN where the edit scales none); `probability`, that of the answer.
+
+    Attributes:
+        texts: `bundled`; a text file, or a folder of `.txt` files, with one text a line; or a hub
+            dataset, `NAME` or `NAME:CONFIG`.
+        samples: Texts read; null for all.
+        window: How many words behind the first the second may stand; 1 for side by side.
+    """
+
+    texts: str = "bundled"
+    samples: int | None = None
+    window: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+        if self.samples is not None and self.samples < 1:
+            raise ValueError(f"samples must be at least 1, or null for all; got {self.samples}")
+
+    def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:  # noqa: ARG002
+        """Read the text once, counting the answers and triggers of all cases."""
+        pairs = [_pair(case) for case in cases]
+        if not any(one and other for one, other in pairs):
+            raise ValueError("co-occurrence is that of answer and subject; no case has a subject")
+        texts = itertools.islice(texts_of(self.texts), self.samples)
+        first, second = ({pair[n] for pair in pairs} for n in (0, 1))
+        counts = count_following(texts, first, second, self.window)
+        seen = sum(counts[pair] > 0 for pair in set(pairs))
+        log.info(
+            "co-occurrence in %s: %d of %d pairs seen, %d times in all",
+            self.texts,
+            seen,
+            len(set(pairs)),
+            sum(counts[pair] for pair in set(pairs)),
+        )
+        attributor = Attributor()
+
+        def measure(
+            cases: Sequence[Case], plan: Plan, _rows: Sequence[Mapping[str, Any]]
+        ) -> list[Record]:
+            own = [case for case in cases if case.id not in plan.failed]
+            probes = [edit_probe(case) for case in own]
+            prompts = [lm.encode(probe.query, probe.old) for probe in probes]
+            found = attributor(lm, prompts)
+            records = []
+            for case, one in zip(own, found, strict=True):
+                edit = plan.edits[plan.edit_of[case.id]]
+                neurons = edit.neurons if isinstance(edit, NeuronScale) else ()
+                pair = _pair(case)
+                records.append(
+                    {
+                        "case": case.id,
+                        "source": case.source,
+                        "first": pair[0],
+                        "second": pair[1],
+                        "count": counts[pair],
+                        "attribution": float(sum(one.scores[at] for at in neurons))
+                        if neurons
+                        else float("nan"),
+                        "probability": one.value,
+                    }
+                )
+            return records
+
+        return measure
+
+
+def _pair(case: Case) -> tuple[str, str]:
+    """Answer and subject in the order of the text, in lower case."""
+    probe = edit_probe(case)
+    answer, subject = probe.old.lower(), probe.query.subject_text.lower()
+    span = probe.query.subject
+    behind = span is not None and span[0] >= len(probe.query.prefix)
+    return (answer, subject) if behind else (subject, answer)
