@@ -6,7 +6,7 @@ The run directory is the source of truth; a tracker only repeats what is in it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +162,9 @@ class _WandBReport:
             self._run.summary[name] = estimate["value"]
             for part in ("low", "high", "n"):
                 self._run.summary[f"{name}_{part}"] = estimate[part]
-        # Bar charts are drawn of what was logged; the summary alone fills only columns.
+        # W&B makes charts of what is logged; what is only in the summary fills columns.
         values = {name: e["value"] for name, e in metrics.items() if e["value"] is not None}
-        table: list[list[str | float | None]] = [
+        table: list[Iterable[Any]] = [
             [name, *(estimate[part] for part in _PARTS)] for name, estimate in metrics.items()
         ]
         figures = {"headline": _headline_figure(metrics)}
