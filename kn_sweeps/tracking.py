@@ -5,7 +5,8 @@ The run directory is the source of truth; a tracker only repeats what is in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import pandas as pd
+    import PIL.Image
+    from matplotlib.figure import Figure
 
 _SAMPLE_COLUMNS = (
     *("case", "kind", "group", "prefix", "suffix", "old", "new", "pre_answer", "post_answer"),
     *("pre_margin", "post_margin", "kl"),
 )
+_PARTS = ("value", "low", "high", "n")
+_DRAWN = {
+    "share of probes": (
+        *("reliability", "generality", "locality", "symmetry", "synonymy", "flip_rate"),
+        "pair_accuracy",
+    ),
+    "nats": ("effect_size",),
+}
+"""The metrics of the figure of headline numbers, by the axis that they share."""
 
 
 class Report(Protocol):
@@ -27,7 +39,7 @@ class Report(Protocol):
         """Tell how many cases are done."""
 
     def results(self, summary: Mapping[str, Any], rows: pd.DataFrame) -> None:
-        """Report the headline numbers and sample rows."""
+        """Report the metrics, sample rows and figures."""
 
 
 @runtime_checkable
@@ -96,6 +108,9 @@ class WandB:
         self, run_id: str, name: str, sweep: str, config: Mapping[str, Any], directory: Path
     ) -> Iterator[Report]:
         """Open a W&B run whose id is the run's own and whose group is the sweep."""
+        if self.mode == "disabled":
+            yield _Silent()  # nothing to draw figures for
+            return
         import wandb  # slow to import, and not wanted with tracker=none
 
         try:
@@ -137,14 +152,82 @@ class _WandBReport:
         self._run.log({"cases": done, "cases_total": total})
 
     def results(self, summary: Mapping[str, Any], rows: pd.DataFrame) -> None:
-        """Write headline numbers to the run's summary and log a table of sample rows."""
+        """Write the metrics to the run's summary; log tables of metrics and rows, and figures."""
         import wandb
 
         for key in ("model", "source", "dataset", "method", "intent", "seed", "cases"):
             self._run.summary[key] = summary[key]
-        for name, estimate in summary["metrics"].items():
+        metrics = summary["metrics"]
+        for name, estimate in metrics.items():
             self._run.summary[name] = estimate["value"]
             for part in ("low", "high", "n"):
                 self._run.summary[f"{name}_{part}"] = estimate[part]
-        sample = rows.head(self._sample_rows)[list(_SAMPLE_COLUMNS)]
-        self._run.log({"examples": wandb.Table(dataframe=sample)})
+        # W&B makes charts of what is logged; what is only in the summary fills columns.
+        values = {name: e["value"] for name, e in metrics.items() if e["value"] is not None}
+        table: list[Iterable[Any]] = [
+            [name, *(estimate[part] for part in _PARTS)] for name, estimate in metrics.items()
+        ]
+        figures = {"headline": _headline_figure(metrics)}
+        if "neurons_by_layer" in summary:
+            figures["neurons_by_layer"] = _layer_figure(summary["neurons_by_layer"])
+        self._run.log(
+            {
+                **values,
+                "metrics": wandb.Table(columns=["metric", *_PARTS], data=table),
+                "examples": wandb.Table(
+                    dataframe=rows.head(self._sample_rows)[list(_SAMPLE_COLUMNS)]
+                ),
+                **{
+                    name: wandb.Image(_pixels(figure)) for name, figure in figures.items() if figure
+                },
+            }
+        )
+
+
+def _headline_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure | None:
+    """The headline metrics with their intervals, a panel a unit; None where there are none."""
+    from matplotlib.figure import Figure
+
+    def measured(names: Sequence[str]) -> list[str]:
+        return [n for n in names if n in metrics and metrics[n]["value"] is not None]
+
+    panels = {unit: measured(names) for unit, names in _DRAWN.items() if measured(names)}
+    if not panels:
+        return None
+    heights = [len(names) + 1 for names in panels.values()]
+    figure = Figure(figsize=(5, 0.8 + 0.35 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (unit, names) in zip(axes, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            value, low, high = (metrics[name][part] for part in ("value", "low", "high"))
+            axis.plot(value, place, "o", color="#0072b2")
+            if low is not None:
+                axis.plot([low, high], [place, place], color="#0072b2")
+        labels = [f"{name} (n={metrics[name]['n']})" for name in names]
+        axis.set(xlabel=unit, yticks=range(len(names)), yticklabels=labels)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        if unit == "share of probes":
+            axis.set_xlim(-0.03, 1.03)
+    return figure
+
+
+def _layer_figure(counts: Sequence[int]) -> Figure:
+    """How many located neurons lie in each layer, from 0."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    axis = figure.subplots()
+    axis.bar(range(len(counts)), counts, color="#0072b2")
+    axis.set(xlabel="layer", ylabel="located neurons")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def _pixels(figure: Figure) -> PIL.Image.Image:
+    """A figure as an image; given a figure itself, W&B would import pyplot."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    return Image.open(drawn)

@@ -1,0 +1,201 @@
+"""The comparison of a sweep as a saved W&B workspace and report.
+
+    python -m analysis.wandb_report SWEEP [--entity NAME] [--project NAME] [--dry-run]
+
+The runs must be on W&B: `python -m kn_sweeps.sync SWEEP` uploads what was logged offline. Every
+call makes a new workspace and a new report. --dry-run prints both as JSON and needs no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from analysis.table import find_runs
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    from analysis.wandb_spec import Place
+
+INSTALL = (
+    "W&B workspaces and reports need wandb-workspaces, which is not installed: "
+    "pip install wandb-workspaces (in a checkout: pip install -e '.[wandb]')"
+)
+
+
+def find_folder(sweep: str) -> Path:
+    """A sweep's folder, given it or its name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    places = [Path(sweep), Path("results") / sweep]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ValueError(f"there is no folder {places[0]} or {places[1]}")
+
+
+def place_of(folder: Path, entity: str | None = None, project: str | None = None) -> Place:
+    """Where the finished runs of a folder report to.
+
+    Args:
+        folder: A sweep's folder.
+        entity: Instead of the runs' own `tracker.entity`, or WANDB_ENTITY where they name none.
+        project: Instead of the runs' own `tracker.project`.
+
+    Raises:
+        ValueError: If that is not one place, or there is no entity.
+    """
+    from analysis.wandb_spec import Place
+
+    configs = {path.parent: _config(path.parent) for path in folder.rglob("summary.json")}
+    trackers = [config.get("tracker") or {} for config in configs.values()]
+    sweeps = {str(config.get("sweep") or run.parent.name) for run, config in configs.items()}
+    if len(sweeps) != 1:
+        raise ValueError(f"{folder} has {len(sweeps)} sweeps: {_listed(sweeps)}; name one of them")
+    entities = {entity} if entity else {t["entity"] for t in trackers if t.get("entity")}
+    projects = {project} if project else {t["project"] for t in trackers if t.get("project")}
+    for name, found in (("entity", entities), ("project", projects)):
+        if len(found) > 1:
+            raise ValueError(
+                f"the runs report to more than one {name}: {_listed(found)}; choose with --{name}"
+            )
+    if not projects:
+        raise ValueError(
+            "no run reported to W&B (tracker=none); launch with tracker=wandb, or name a project "
+            "that has the runs with --project"
+        )
+    entities = entities or {os.environ.get("WANDB_ENTITY")} - {None, ""}
+    if not entities:
+        raise ValueError(
+            "W&B needs to know whose project it is, and the runs name no entity: give the team or "
+            "user with --entity NAME (or WANDB_ENTITY, or tracker.entity=NAME when launching)"
+        )
+    (owner,), (named,), (group,) = entities, projects, sweeps
+    return Place(str(owner), str(named), group, len(configs))
+
+
+def save(workspace: ws.Workspace, report: wr.Report, place: Place) -> list[str]:
+    """Save both; this is all that needs a server.
+
+    Returns:
+        Their URLs.
+
+    Raises:
+        ValueError: If no run of the sweep is there, or W&B cannot be reached or refuses.
+    """
+    import wandb
+
+    from analysis.wandb_spec import grids
+
+    project = f"{place.entity}/{place.project}"
+    try:
+        if not len(wandb.Api().runs(project, filters={"group": place.sweep})):
+            raise ValueError(f"{project} has no run of the sweep {place.sweep}")
+        for grid in grids(report):
+            for runs in grid.runsets:
+                runs.entity, runs.project = place.entity, place.project
+        workspace.save()
+        report.save()
+    # The library raises wandb's errors, requests' and bare Exceptions.
+    except Exception as error:
+        raise ValueError(
+            f"could not save to W&B, project {project}: {str(error).rstrip('.')}. Log in with "
+            f"`wandb login` and upload the runs with `python -m kn_sweeps.sync {place.sweep}` "
+            "first; --dry-run shows what would be saved"
+        ) from error
+    return [str(workspace.url), str(report.url)]
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.wandb_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", help="results/NAME or NAME")
+    parser.add_argument("--entity", help="W&B team or user (default: the runs' tracker.entity)")
+    parser.add_argument("--project", help="W&B project (default: the runs' tracker.project)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be saved, as JSON")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Save the workspace and the report of one sweep.
+
+    Returns:
+        0; 1 with one message if it could not be done.
+    """
+    args = parse(arguments)
+    try:
+        from analysis import wandb_spec
+    except ImportError as error:
+        if not (error.name or "").startswith("wandb_workspaces"):
+            raise
+        return _failed(INSTALL)
+    try:
+        folder = find_folder(args.sweep)
+        found = find_runs(folder)
+        for path, reason in found.broken.items():
+            print(f"could not read {path}: {reason}", file=sys.stderr)
+        if not found.summaries:
+            raise ValueError(f"no finished runs below {folder}; {found.unfinished} unfinished")
+        place = place_of(folder, args.entity, args.project)
+        workspace = wandb_spec.workspace(found.summaries, place)
+        report = wandb_spec.report(found.summaries, _provenance(folder), place)
+        if args.dry_run:
+            print(wandb_spec.as_json(workspace, report))
+        else:
+            print("workspace: {}\nreport:    {}".format(*save(workspace, report, place)))
+    except ValueError as error:
+        return _failed(str(error))
+    if found.unfinished:
+        print(f"not in the report: {found.unfinished} unfinished", file=sys.stderr)
+    return 0
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """A run's config; empty where it cannot be read."""
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+
+
+def _provenance(folder: Path) -> list[Mapping[str, Any]]:
+    """Where the numbers of each finished run come from, as far as it can be read."""
+    read: list[Mapping[str, Any]] = []
+    for summary in sorted(folder.rglob("summary.json")):
+        try:
+            found = json.loads((summary.parent / "provenance.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            read.append(found)
+    return read
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
