@@ -1,33 +1,39 @@
-"""Figures of a sweep: `python -m analysis.figures results/SWEEP`.
+"""Figures of a sweep: `python -m analysis.figures results/SWEEP [--latex]`.
 
-Each figure is written as PDF, SVG and PNG, with the numbers behind it as CSV, into
-`results/SWEEP/figures/`.
+Each study (`analysis/studies/`) draws what the runs have the numbers for. A figure is written as
+PDF, SVG and PNG, with the numbers behind it as CSV, into `results/SWEEP/figures/`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 import pandas as pd
 from hydra.experimental.callback import Callback
-from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-HEADLINES = ("reliability", "generality", "locality")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
+from analysis.runs import read_runs
+from analysis.studies import STUDIES
+from analysis.studies.drawing import Drawing
+from analysis.table import number
+from kn_sweeps.files import write_atomically, write_text
+
 STYLE = Path(__file__).with_name("figures.mplstyle")
+NUMBERS = {"value", "low", "high"}
 
 
-def draw(sweep: Path) -> list[Path]:
+def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
     """Write the figures that the runs of a sweep have the numbers for.
+
+    Args:
+        sweep: Its folder.
+        latex: Write a LaTeX table beside each.
 
     Returns:
         The PNG files.
@@ -35,68 +41,55 @@ def draw(sweep: Path) -> list[Path]:
     Raises:
         ValueError: If there is no finished run, or nothing to draw.
     """
-    runs = [_run(path) for path in sorted(sweep.glob("*/summary.json"))]
-    if not runs:
-        raise ValueError(f"{sweep} has no finished run")
-    found = pd.concat([_by_layer(run) for run in runs], ignore_index=True)
-    figures = []
-    for (dataset, method), rows in found.groupby(["dataset", "method"]):
-        if rows["layer"].nunique() > 1:
-            figures.append(_layer_figure(sweep / "figures", f"{dataset}_{method}", rows))
+    runs = read_runs(sweep)
+    with matplotlib.style.context(STYLE):
+        figures = [
+            _written(drawing, sweep / "figures", latex=latex)
+            for study in STUDIES
+            for drawing in study(runs)
+        ]
     if not figures:
         raise ValueError(
-            f"nothing to draw in {sweep}: figures are drawn of runs that differ in method.layer "
-            "(python launch.py experiment=layer_sweep)"
+            f"nothing to draw in {sweep}: no study has its numbers here. conf/experiment has a "
+            "preset for each (python launch.py experiment=localisation); docs/studies.md says what "
+            "they need"
         )
     return figures
 
 
-def _run(summary: Path) -> dict[str, Any]:
-    config = OmegaConf.to_container(OmegaConf.load(summary.parent / "config.yaml"))
-    return {"summary": json.loads(summary.read_text(encoding="utf-8")), "config": config}
-
-
-def _by_layer(run: dict[str, Any]) -> pd.DataFrame:
-    """A row a headline metric of a run that edits one layer; none of another."""
-    summary, layer = run["summary"], run["config"]["method"].get("layer")
-    names = [name for name in HEADLINES if name in summary["metrics"] and layer is not None]
-    about = {name: summary[name] for name in ("model", "dataset", "method")}
-    return pd.DataFrame(
-        [{**about, "layer": layer, "metric": name, **summary["metrics"][name]} for name in names],
-        columns=[*about, "layer", "metric", "value", "low", "high", "n"],
-    )
-
-
-def _layer_figure(folder: Path, name: str, rows: pd.DataFrame) -> Path:
-    """Headline metrics against the layer, a panel a model."""
-    models = sorted(rows["model"].unique())
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(3.3 * len(models), 2.4), layout="constrained")
-        panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for panel, model in zip(panels, models, strict=True):
-            of_model = rows[rows["model"] == model]
-            for n, metric in enumerate(HEADLINES):
-                line = of_model[of_model["metric"] == metric].sort_values("layer")
-                if line.empty:
-                    continue
-                style = {"color": COLOURS[n], "label": metric}
-                panel.plot(line["layer"], line["value"], marker=MARKERS[n], ms=3, lw=1.2, **style)
-                low, high = (line[end].astype(float) for end in ("low", "high"))
-                panel.fill_between(line["layer"], low, high, color=COLOURS[n], alpha=0.15, lw=0)
-            panel.set(title=model, xlabel="layer edited", ylim=(-0.03, 1.03))
-            panel.xaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel("share of probes")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-        return _written(figure, rows, folder, f"layers_{name}")
-
-
-def _written(figure: Figure, numbers: pd.DataFrame, folder: Path, name: str) -> Path:
+def _written(drawing: Drawing, folder: Path, *, latex: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    numbers.to_csv(folder / f"{name}.csv", index=False)
-    for suffix in ("pdf", "svg", "png"):
-        figure.savefig(folder / f"{name}.{suffix}", dpi=200)
-    return folder / f"{name}.png"
+    stem = drawing.name
+    tables = {"": drawing.numbers, **{f"_{name}": table for name, table in drawing.more.items()}}
+    for suffix, table in tables.items():
+        write_atomically(folder / f"{stem}{suffix}.csv", partial(table.to_csv, index=False))
+    for ending in ("pdf", "svg", "png"):
+        save = partial(drawing.figure.savefig, format=ending, dpi=200)
+        write_atomically(folder / f"{stem}.{ending}", save)
+    if latex:
+        table = drawing.numbers if drawing.table is None else drawing.table
+        write_text(folder / f"{stem}.tex", to_latex(table))
+    return folder / f"{stem}.png"
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """A table for a paper: an interval stands behind its value, what never differs is left out."""
+    shown = table.copy()
+    if set(shown) >= NUMBERS:
+        shown["value"] = [
+            _interval(*row) for row in shown[["value", "low", "high"]].itertuples(index=False)
+        ]
+        shown = shown.drop(columns=["low", "high"])
+    kept = [name for name in shown if len(shown) == 1 or shown[name].astype(str).nunique() > 1]
+    shown = shown[kept].rename(columns=lambda name: str(name).replace("_", " "))
+    return shown.to_latex(index=False, escape=True, float_format="%.2f", na_rep="--")
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return "--"
+    spread = "" if pd.isna(low) else f" [{number(low)}, {number(high)}]"
+    return f"{number(value)}{spread}"
 
 
 class Draw(Callback):
@@ -111,12 +104,12 @@ class Draw(Callback):
         if submitted and not config.wait:
             print(f"figures, when the runs are done: python -m analysis.figures {sweep}")
         else:
-            _report(sweep)
+            _report(sweep, latex=False)
 
 
-def _report(sweep: Path) -> bool:
+def _report(sweep: Path, *, latex: bool) -> bool:
     try:
-        figures = draw(sweep)
+        figures = draw(sweep, latex=latex)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
@@ -130,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m analysis.figures", description="Draw the figures of a sweep."
     )
     parser.add_argument("sweep", type=Path, help="a sweep's folder, results/SWEEP")
-    if not _report(parser.parse_args(arguments).sweep):
+    parser.add_argument("--latex", action="store_true", help="write LaTeX tables too")
+    args = parser.parse_args(arguments)
+    if not _report(args.sweep, latex=args.latex):
         sys.exit(1)
 
 

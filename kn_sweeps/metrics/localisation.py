@@ -39,6 +39,22 @@ def r_squared(scores: NDArray[np.floating[Any]]) -> float | None:
     return float(np.clip((top - 1) / (n - 1), 0, 1))
 
 
+def null_r_squared(
+    scores: NDArray[np.floating[Any]], *, shuffles: int, seed: int
+) -> NDArray[np.float64]:
+    """R1^2 where every prompt's scores were dealt out to neurons at random, `shuffles` times.
+
+    A prompt keeps its scores, large ones too, so what is left is what chance makes alike.
+
+    Returns:
+        One value a shuffle; empty where R1^2 cannot be had.
+    """
+    generator = np.random.default_rng(seed)
+    rows = np.asarray(scores)
+    found = [r_squared(generator.permuted(rows, axis=1)) for _ in range(shuffles)]
+    return np.array([value for value in found if value is not None], np.float64)
+
+
 def layer_histogram(located: Sequence[Mapping[str, Any]], layers: int) -> NDArray[np.int64]:
     """Number of located neurons in each layer, over all edits; shape (layers,), layers from 0."""
     found = [int(layer) for entry in located for layer, _ in entry["neurons"]]

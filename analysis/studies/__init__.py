@@ -1,0 +1,36 @@
+"""The paper's studies: runs in, drawings out. Each draws where the runs have what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from analysis.runs import Run
+from analysis.studies import (
+    categorical,
+    causal_tracing,
+    cooccurrence,
+    criteria,
+    determiner_neurons,
+    generalisation,
+    layers,
+    localisation,
+    rome_syntax,
+    suppress_number_neuron,
+)
+from analysis.studies.drawing import Drawing
+
+Study = Callable[[Sequence[Run]], Iterator[Drawing]]
+
+STUDIES: tuple[Study, ...] = (
+    layers.study,
+    determiner_neurons.study,
+    suppress_number_neuron.study,
+    cooccurrence.study,
+    localisation.study,
+    categorical.study,
+    causal_tracing.study,
+    rome_syntax.study,
+    criteria.symmetry,
+    criteria.synonymy,
+    generalisation.study,
+)

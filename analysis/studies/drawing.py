@@ -1,0 +1,153 @@
+"""What a study gives, and the marks that all figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from analysis.runs import Run
+
+COLUMN, PAGE = 3.3, 6.9
+"""Widths of a column and of both of a two-column paper, in inches."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's, which colour-blind readers can tell apart."""
+GREY = "#7f7f7f"
+MARKERS = ("o", "s", "^", "D", "v", "P")
+METHODS = ("kn", "random(kn)", "rome", "random(rome)", "memit", "alphaedit", "ft", "none")
+DATASETS = {"blimp": "BLiMP (syntax)", "pararel": "ParaRel (facts)"}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the numbers behind it.
+
+    Attributes:
+        name: Of its files: the study and the model.
+        numbers: All that is drawn, a row a mark.
+        figure: The figure.
+        table: What a paper would print of the numbers; None for all of them.
+        more: Further tables, by name.
+    """
+
+    name: str
+    numbers: pd.DataFrame
+    figure: Figure
+    table: pd.DataFrame | None = None
+    more: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+def by_model(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """The runs of each model."""
+    ordered = sorted(runs, key=lambda run: run.model)
+    for model, group in groupby(ordered, key=lambda run: run.model):
+        yield model, list(group)
+
+
+def dataset_name(dataset: str) -> str:
+    """A dataset as figures call it."""
+    return DATASETS.get(dataset, dataset)
+
+
+def method_style(method: str) -> dict[str, str]:
+    """Colour and marker of a method: controls are grey and hollow."""
+    number = METHODS.index(method) if method in METHODS else len(METHODS)
+    control = method == "none" or method.startswith("random")
+    colour = GREY if control else COLOURS[number % len(COLOURS)]
+    face = "white" if control else colour
+    return {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markerfacecolor": face}
+
+
+def method_order(methods: Iterable[str]) -> list[str]:
+    """Methods before their controls, known ones first."""
+    known = {name: n for n, name in enumerate(METHODS)}
+    return sorted(set(methods), key=lambda name: (known.get(name, len(METHODS)), name))
+
+
+def dots(
+    axes: Axes,
+    rows: pd.DataFrame,
+    at: ArrayLike,
+    *,
+    method: str | None = None,
+    label: str | None = None,
+    vertical: bool = False,
+    colour: str | None = None,
+    marker: str = "o",
+) -> None:
+    """Estimates as dots with their intervals, at places along the other axis."""
+    value = rows["value"].to_numpy(float)
+    # Where there is no interval, the mark stands alone.
+    low, high = (
+        rows[end].astype(float).fillna(rows["value"]).to_numpy() for end in ("low", "high")
+    )
+    spread = np.abs(np.stack([value - low, high - value]))
+    style = method_style(method) if method else {"color": colour or COLOURS[0], "marker": marker}
+    common = {"linestyle": "none", "ms": 3.5, "elinewidth": 1, "label": label, **style}
+    if vertical:
+        axes.errorbar(at, value, yerr=spread, **common)  # type: ignore[arg-type]
+    else:
+        axes.errorbar(value, at, xerr=spread, **common)  # type: ignore[arg-type]
+
+
+def named_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names along the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def heat(
+    axes: Axes,
+    values: pd.DataFrame,
+    *,
+    diverging: bool,
+    limit: float | None = None,
+    annotate: bool = False,
+) -> object:
+    """A matrix as colours; rows and columns are named by its index and columns."""
+    matrix = values.to_numpy(float)
+    largest = limit if limit is not None else float(np.nanmax(np.abs(matrix), initial=1e-12))
+    image = axes.imshow(
+        matrix,
+        aspect="auto",
+        cmap="PuOr_r" if diverging else "cividis",
+        vmin=-largest if diverging else 0,
+        vmax=largest,
+        interpolation="nearest",
+    )
+    axes.set_yticks(range(len(values.index)), [str(name) for name in values.index])
+    axes.grid(visible=False)
+    if annotate:
+        for (row, column), value in np.ndenumerate(matrix):
+            if np.isfinite(value):
+                strong = abs(value) > 0.6 * largest
+                dark = strong if diverging else not strong
+                axes.text(
+                    *(column, row, f"{value:.2f}".replace("0.", ".", 1)),
+                    ha="center",
+                    va="center",
+                    fontsize=5.5,
+                    color="white" if dark else "black",
+                )
+    return image
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = None) -> None:
+    """One legend above all panels, with what they have in common as its title."""
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(
+        unique.values(),
+        unique,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        title=title,
+    )
