@@ -38,7 +38,8 @@ def draw(sweep: Path) -> list[Path]:
     runs = [_run(path) for path in sorted(sweep.glob("*/summary.json"))]
     if not runs:
         raise ValueError(f"{sweep} has no finished run")
-    found = pd.concat([_by_layer(run) for run in runs], ignore_index=True)
+    # Runs that edit no layer have no row, but would make the others' columns objects.
+    found = pd.concat([_by_layer(run) for run in runs], ignore_index=True).infer_objects()
     figures = []
     for (dataset, method), rows in found.groupby(["dataset", "method"]):
         if rows["layer"].nunique() > 1:

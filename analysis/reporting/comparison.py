@@ -19,9 +19,9 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         `columns`, each with `id`, `kind` (`text`, `number`, `metric` or `about`), whether it is
-        `shown` at first and, of a metric, what it is `about`; and `runs`, each with what it is filtered by and its `cells` in the order
-        of the columns. A metric's cell is [value, low, high, n, value as text, interval as text],
-        or null where the run does not have it.
+        `shown` at first and, of a metric, what it is `about`; and `runs`, each with what it is
+        filtered by and its `cells` in the order of the columns. A metric's cell is [value, low,
+        high, n, value as text, interval as text], or null where the run does not have it.
     """
     summaries = [run.summary for run in runs]
     telling = [c for c in identity_columns(summaries) if c not in ("run", "method")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -22,6 +23,22 @@ RUNS = 60
 """Most runs of a page whose readings are shown."""
 ORDER = get_args(ProbeKind)
 PROBE = ("kind", "group", "prefix", "suffix", "subject", "old", "new")
+ROW = (
+    *("case", "source", "task", "intent", "after", "failure", "probe", *PROBE),
+    *(
+        f"{when}_{reading}"
+        for when in ("pre", "post")
+        for reading in (
+            "answer",
+            "margin",
+            "log_prob_old",
+            "log_prob_new",
+            "exact_old",
+            "exact_new",
+        )
+    ),
+)
+"""What is read of a row."""
 
 Key = tuple[str, str, str]
 """Dataset, data source and case id: what a case is called in every run that has it."""
@@ -67,9 +84,9 @@ def _cases_of(run: Run) -> dict[str, tuple[str, int]]:
     """By case, its source and how many rows it has."""
     found: dict[str, tuple[str, int]] = {}
     for rows in _read(run, columns=["case", "source"]):
-        source = rows.groupby("case", sort=False)["source"].first()
-        counts = rows["case"].value_counts(sort=False)
-        found |= {str(case): (str(source[case]), int(n)) for case, n in counts.items()}
+        source = dict(zip(rows["case"], rows["source"], strict=True))
+        counts = Counter(rows["case"])
+        found |= {case: (source[case], n) for case, n in counts.items()}
     return found
 
 
@@ -94,7 +111,7 @@ def _add(n: int, run: Run, cases: dict[str, dict[str, Any]]) -> None:
     """Add what a run says of some cases to them."""
     if not cases:
         return
-    for rows in _read(run, filters=[("case", "in", list(cases))]):
+    for rows in _read(run, columns=list(ROW), filters=[("case", "in", list(cases))]):
         rows = rows.assign(verdict=verdicts(rows))
         for case, own in rows.groupby("case", sort=False):
             _add_rows(n, cases[str(case)], own)

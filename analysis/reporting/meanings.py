@@ -7,7 +7,7 @@ MEANINGS = {
     "known": "share of edit prompts whose old answer the unedited model gives",
     "generality": "the same on phrasings no method has seen, every edit one vote",
     "locality": "share of unrelated prompts whose answer stays; 1 for an edit that does nothing",
-    "locality_kl": "mean KL(before || after) of the first answer token on unrelated prompts, in nats",
+    "locality_kl": "mean KL(before || after) of unrelated prompts, first answer token, in nats",
     "symmetry": "the fact holds read backwards",
     "symmetry_stale": "backwards, the new object still answers its former subject",
     "symmetry_residue": "backwards, the old object still answers the subject",

@@ -19,6 +19,8 @@ COLUMNS = 128
 """Most columns of a heat map; neighbours share one where a layer has more neurons."""
 CELLS = 200_000
 """Cells all heat maps of a page may have together: about a megabyte."""
+RUNS = 60
+"""Runs of which one heat map is always there."""
 STRONGEST = 10
 STEPS = 9999
 """A score is kept as a whole number of 1/STEPS of the largest one."""
@@ -52,9 +54,10 @@ def heat_maps(runs: Sequence[Run]) -> dict[str, Any]:
     located = {n: _located(runs[n]) for n in sources}
     maps: list[dict[str, Any]] = []
     left = CELLS
-    for n, source in turns:
+    for turn, (n, source) in enumerate(turns):
         layers = len(runs[n].summary["neurons_by_layer"])
-        if left <= 0:
+        # Every run has one, unless there are very many runs.
+        if left <= 0 and turn >= min(len(sources), RUNS):
             break
         scores = _mean_scores(runs[n], source)
         if scores is None or scores.size % layers:

@@ -51,10 +51,12 @@ def page(folder: Path, runs: Sequence[Run], found: Found) -> str:
         "heat_maps": heat_maps(runs),
         "examples": examples(runs),
     }
+    figures, no_figures = studies(folder)
     html = environment.get_template("report.html").render(
         name=folder.resolve().name,
         overview=overview(folder, runs, found),
-        studies=studies(folder),
+        studies=figures,
+        no_studies=no_figures,
         data=data,
         policy=policy(style, script),
         style=Markup(style),

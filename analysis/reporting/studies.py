@@ -29,14 +29,19 @@ class Study:
     file: str
 
 
-def studies(sweep: Path) -> list[Study]:
-    """Draw what the runs of a sweep have the numbers for; nothing where nothing can be drawn."""
+def studies(sweep: Path) -> tuple[list[Study], str]:
+    """Draw what the runs of a sweep have the numbers for.
+
+    Returns:
+        The figures, none where the runs are no study; and why they could not be drawn, if so.
+    """
     try:
-        figures = draw(sweep)
-    except (ValueError, OSError, KeyError):
-        # Runs that are no study, or one that cannot be read: the overview says which.
-        return []
-    return [_study(path) for path in figures]
+        return [_study(path) for path in draw(sweep)], ""
+    except ValueError:
+        return [], ""
+    except Exception as error:
+        # Whatever a run has that a figure does not expect, it must not cost the other sections.
+        return [], f"The figures could not be drawn: {type(error).__name__}: {error}"
 
 
 def _study(png: Path) -> Study:

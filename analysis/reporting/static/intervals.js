@@ -45,6 +45,7 @@ function panel(title, metric, runs, index, axis) {
       "table",
       {},
       el("caption", { className: "hidden", textContent: `${metric}: ${title}` }),
+      el("colgroup", {}, ...["name", "", "text"].map((className) => el("col", { className }))),
       el("tbody", {}, ...rows),
       el("tfoot", { "aria-hidden": "true" }, foot),
     ),
