@@ -10,8 +10,8 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 SHOTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("light", "overview", {"viewport": {"width": 1280, "height": 1230}, "color_scheme": "light"}),
-    ("dark", "heat-maps", {"viewport": {"width": 1280, "height": 1230}, "color_scheme": "dark"}),
+    ("light", "comparison", {"viewport": {"width": 1280, "height": 1240}, "color_scheme": "light"}),
+    ("dark", "heat-maps", {"viewport": {"width": 1280, "height": 1180}, "color_scheme": "dark"}),
     ("phone", "case", {"viewport": {"width": 360, "height": 740}, "color_scheme": "light"}),
 )
 """What a picture is called, which part is at its top, and in what window."""
@@ -28,16 +28,15 @@ def main(report: Path) -> None:
             page.goto(report.absolute().as_uri())
             page.locator("#examples").scroll_into_view_if_needed()
             page.locator(".method").first.wait_for()
-            if "heat-maps" == part:
-                page.locator("#heat svg").focus()
             # The first fact, which shows more than the first pair of forms.
             groups = page.locator("#example-source option").all_inner_texts()
             fact = next((text for text in groups if text.startswith("pararel")), "all")
             page.locator("#example-source").select_option(label=fact)
             top = "document.getElementById(part).scrollIntoView({behavior: 'instant'})"
             page.evaluate(f"part => {top}", part)
-            if part == "overview":
-                page.evaluate("scrollTo({top: 0, behavior: 'instant'})")
+            if part == "heat-maps":
+                box = page.locator("#heat rect.located").first.bounding_box()
+                page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
             page.wait_for_timeout(300)
             page.screenshot(path=Path(__file__).with_name(f"report-{name}.png"))
         chromium.close()

@@ -2,7 +2,7 @@
 
 const INTENDED = {
   neighbour: ["✓ unchanged", "✗ changed"],
-  other: ["✓ as intended", "✗ not as intended"],
+  other: ["✓ success", "✗ no success"],
 };
 
 function startExamples() {
@@ -72,8 +72,8 @@ function examplesNote({ cases, total, runs, of }) {
   const which = runs < of ? ` ${runs} of ${of} runs are shown.` : "";
   return (
     `${part} are in this page.${which} Probabilities are of the whole answer, before and after the edit; ` +
-    "the mark says whether the edit did on that prompt what it should, by the exact answer for facts and by " +
-    "preference for syntax."
+    "the mark says whether the edit did on that prompt what it should: replace makes the model answer new, " +
+    "erase no longer old. A fact is judged by its exact answer, syntax by the preferred form."
   );
 }
 
@@ -144,9 +144,9 @@ function drawnRun(one, probe, run, reading) {
   const sequence = endSays !== null;
   const times = (...values) => (sequence ? values : values.slice(0, 2));
   const sentence = probe.kind === "sentence";
-  const rows = [row(sentence ? "log P(old)" : `P(${probe.old})`, times(preOld, postOld, endOld).map(share))];
+  const rows = [row(sentence ? "log P(old)" : "P(old)", times(preOld, postOld, endOld).map(share))];
   if (probe.old !== probe.new) {
-    rows.push(row(sentence ? "log P(new)" : `P(${probe.new})`, times(preNew, postNew, endNew).map(share)));
+    rows.push(row(sentence ? "log P(new)" : "P(new)", times(preNew, postNew, endNew).map(share)));
   }
   if (one.task === "syntax") {
     const pairs = times([preOld, preNew], [postOld, postNew], [endOld, endNew]);

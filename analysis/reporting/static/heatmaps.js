@@ -1,7 +1,7 @@
 // Heat maps of attributions: layers by neurons, with the neurons that were located.
 
 const STEPS = 9999; // a score is a whole number of 1/STEPS of the peak
-const ROW = 28; // pixels of a layer, fewer where there are many
+const ROW = 44; // pixels of a layer, fewer where there are many
 
 function startHeatMaps() {
   if (!byId("heat-maps")) return;
@@ -96,7 +96,7 @@ function heatMap(map) {
 
 function scale(map) {
   const keys = [
-    ["plus", `raises the answer's probability (darkest ${number(map.peak, 4)})`],
+    ["plus", `raises the answer's probability (strongest ${number(map.peak, 4)})`],
     ["minus", "lowers it"],
     ["ring", `located in some of ${map.edits} edits`],
   ];
