@@ -24,7 +24,8 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
         high, n, value as text, interval as text], or null where the run does not have it.
     """
     summaries = [run.summary for run in runs]
-    telling = [c for c in identity_columns(summaries) if c not in ("run", "method")]
+    identities = identity_columns(summaries)
+    telling = [c for c in identities if c not in ("run", "method")]
     # The first column stays in sight when a phone scrolls the others: it says what a row is.
     named = ["method", *telling]
     metrics = metric_names(summaries)
@@ -38,7 +39,11 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
             {"id": m, "kind": "metric", "shown": m in headline, "about": meaning(m)}
             for m in metrics
         ),
-        *({"id": c, "kind": "about", "shown": False} for c in ABOUT if c not in named),
+        *(
+            {"id": c, "kind": "about", "shown": c == "run id" and "run" in identities}
+            for c in ABOUT
+            if c not in named
+        ),
     ]
     return {"columns": columns, "runs": [_row(run, columns) for run in runs]}
 

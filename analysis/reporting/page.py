@@ -24,7 +24,7 @@ from analysis.reporting.studies import studies
 from analysis.table import Found
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("dom", "comparison", "intervals", "heatmaps", "examples", "start")
+SCRIPTS = ("dom", "comparison", "intervals", "heatmaps", "readings", "examples", "start")
 
 
 def page(folder: Path, runs: Sequence[Run], found: Found) -> str:

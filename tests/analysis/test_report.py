@@ -24,7 +24,7 @@ from analysis.reporting.meanings import meaning
 from analysis.reporting.neurons import Located, heat_map
 from analysis.reporting.overview import duration
 from analysis.reporting.runs import finished_runs
-from tests.analysis.reports import HOSTILE, KN, ROME, embedded, made, many, poisoned
+from tests.analysis.reports import HOSTILE, KN, ROME, copied, embedded, made, many, poisoned
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,28 @@ def test_verdicts_average_to_the_metrics(sweep: Path, method: str) -> None:
         assert not len(judged) or judged.mean() == pytest.approx(metrics[metric]["value"])
     reversal = verdict[rows["kind"] == "reversal"].dropna()
     assert len(reversal) == metrics["symmetry"]["n"]
+
+
+def test_a_case_that_could_not_be_edited_says_why(own: Path) -> None:
+    path = _run_of(own, "rome") / "rows.parquet"
+    rows = pd.read_parquet(path)
+    case = rows["case"].iloc[0]
+    about = rows[["case", "edit", "source", "task", "intent", "after"]].iloc[[0]]
+    failed = about.assign(probe=0, kind="failed", failure="no subject")
+    pd.concat([failed, rows[rows["case"] != case]]).to_parquet(path, index=False)
+    cases = {one["id"]: one for one in embedded(_written(own), "examples")["cases"]}
+    kn, rome = cases[case]["runs"]
+    assert (rome["failure"], rome["readings"]) == ("no subject", [])
+    assert kn["readings"]
+    assert all(run["readings"] for run in cases[rows["case"].iloc[-1]]["runs"])
+
+
+def test_runs_that_nothing_else_tells_apart_show_their_id(own: Path) -> None:
+    copied(_run_of(own, "rome"), "twin00000000")
+    found = embedded(_written(own), "comparison")
+    (run_id,) = [column for column in found["columns"] if column["id"] == "run id"]
+    assert run_id["shown"]
+    assert len({run["label"] for run in found["runs"]}) == 3
 
 
 def test_after_a_sequence_every_probe_has_a_third_reading(tmp_path: Path) -> None:

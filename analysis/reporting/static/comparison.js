@@ -133,7 +133,9 @@ function drawRows() {
   const runs = sorted(comparison.shown);
   const rows = comparison.everyRow ? runs : runs.slice(0, AT_FIRST);
   const body = byId("comparison-table").tBodies[0];
-  body.replaceChildren(...rows.map((run) => el("tr", {}, ...columns.map((c, n) => cellOf(run, c, n)))));
+  body.replaceChildren(
+    ...rows.map((run) => el("tr", {}, ...columns.map((c, n) => cellOf(run, c, n)))),
+  );
   const hidden = runs.length - rows.length;
   byId("all-rows").hidden = hidden === 0;
   byId("all-rows").textContent = `Show ${hidden} more`;

@@ -35,7 +35,9 @@ function choice(label, options, change, properties = {}) {
 }
 
 function fill(select, options) {
-  select.replaceChildren(...options.map(([value, text]) => el("option", { value, textContent: text })));
+  select.replaceChildren(
+    ...options.map(([value, text]) => el("option", { value, textContent: text })),
+  );
 }
 
 // Two decimals, or scientific where those would show nothing or too much.

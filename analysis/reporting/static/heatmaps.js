@@ -19,7 +19,10 @@ function startHeatMaps() {
 
   function sources() {
     const own = maps.filter((map) => map.run === Number(run.select.value));
-    fill(source.select, own.map((map) => [map.source, map.source]));
+    fill(
+      source.select,
+      own.map((map) => [map.source, map.source]),
+    );
     draw();
   }
   function draw() {
@@ -37,11 +40,40 @@ function runName(run) {
 
 function heatMap(map) {
   const columns = map.scores.length / map.layers;
+  const located = locatedIn(map, columns);
+  const status = el("p", { className: "status", role: "status", "aria-live": "polite" });
+  status.textContent = "Point at a cell, or focus the map and use the arrow keys.";
+  const picture = cells(map, columns, located);
+  explore(picture, columns, map, (cell) => {
+    status.textContent = described(map, columns, located, cell);
+  });
+  const every = Math.ceil(map.layers / 24);
+  const layerName = (n) => el("span", { textContent: n % every ? "" : `layer ${n}` });
+  const names = Array.from({ length: map.layers }, (_, n) => map.layers - 1 - n);
+  const ends = ["neuron 0", `neuron ${map.neurons - 1}`];
+  return el(
+    "div",
+    { className: "map" },
+    el("div", { className: "layers", "aria-hidden": "true" }, ...names.map(layerName)),
+    picture,
+    el("div", { className: "ends" }, ...ends.map((text) => el("span", { textContent: text }))),
+    status,
+    scale(map),
+  );
+}
+
+// The located neurons of every cell, as [neuron, edits].
+function locatedIn(map, columns) {
   const located = new Map();
   for (const [layer, neuron, edits] of map.located) {
     const cell = layer * columns + Math.floor(neuron / map.width);
     located.set(cell, [...(located.get(cell) ?? []), [neuron, edits]]);
   }
+  return located;
+}
+
+function cells(map, columns, located) {
+  const size = `${map.layers} layers by ${map.neurons} neurons`;
   const picture = svg("svg", {
     viewBox: `0 0 ${columns} ${map.layers}`,
     preserveAspectRatio: "none",
@@ -49,49 +81,34 @@ function heatMap(map) {
     tabindex: "0",
     role: "application",
     "aria-roledescription": "heat map",
-    "aria-label": `Heat map of ${map.source}, ${map.layers} layers by ${map.neurons} neurons. Arrow keys move.`,
+    "aria-label": `Heat map of ${map.source}, ${size}. Arrow keys move.`,
   });
-  const height = Math.max(6, Math.min(ROW, 480 / map.layers));
-  picture.style.height = `${map.layers * height}px`;
+  picture.style.height = `${map.layers * Math.max(6, Math.min(ROW, 480 / map.layers))}px`;
+  const rectangle = (cell, kind) => {
+    const [x, y] = [cell % columns, map.layers - 1 - Math.floor(cell / columns)];
+    return svg("rect", { x, y, width: 1, height: 1, class: kind });
+  };
   map.scores.forEach((score, cell) => {
-    if (score !== 0) picture.append(rectangle(cell, score > 0 ? "positive" : "negative", Math.abs(score)));
+    if (score === 0) return;
+    const box = rectangle(cell, score > 0 ? "positive" : "negative");
+    // The root spreads the many small scores; a heat map of one bright cell says little.
+    box.style.fillOpacity = Math.sqrt(Math.abs(score) / STEPS).toFixed(3);
+    picture.append(box);
   });
   for (const cell of located.keys()) picture.append(rectangle(cell, "located"));
-  const status = el("p", { className: "status", role: "status", "aria-live": "polite" });
-  status.textContent = "Point at a cell, or focus the map and use the arrow keys.";
-  explore(picture, columns, map, (cell) => {
-    status.textContent = described(cell);
-  });
+  return picture;
+}
 
-  function rectangle(cell, kind, score = STEPS) {
-    const [layer, column] = [Math.floor(cell / columns), cell % columns];
-    const box = svg("rect", { x: column, y: map.layers - 1 - layer, width: 1, height: 1, class: kind });
-    // The root spreads the many small scores; a heat map of one bright cell says little.
-    box.style.fillOpacity = kind === "located" ? 0 : Math.sqrt(score / STEPS).toFixed(3);
-    return box;
-  }
-  function described(cell) {
-    const [layer, column] = [Math.floor(cell / columns), cell % columns];
-    const first = column * map.width;
-    const last = Math.min(first + map.width, map.neurons) - 1;
-    const score = number((map.scores[cell] / STEPS) * map.peak, 4);
-    const among = map.width > 1 ? `, the strongest of ${first} to ${last}` : "";
-    const here = (located.get(cell) ?? []).map(([n, edits]) => `${n} in ${edits} of ${map.edits} edits`);
-    const found = here.length ? `located: ${here.join(", ")}` : "none located here";
-    return `Layer ${layer}, neuron ${first + map.places[cell]}${among}: mean score ${score}; ${found}.`;
-  }
-  const every = Math.ceil(map.layers / 24);
-  const layerName = (n) => el("span", { textContent: n % every ? "" : `layer ${n}` });
-  const names = Array.from({ length: map.layers }, (_, n) => map.layers - 1 - n);
-  return el(
-    "div",
-    { className: "map" },
-    el("div", { className: "layers", "aria-hidden": "true" }, ...names.map(layerName)),
-    picture,
-    el("div", { className: "ends" }, el("span", {}, "neuron 0"), el("span", {}, `neuron ${map.neurons - 1}`)),
-    status,
-    scale(map),
-  );
+function described(map, columns, located, cell) {
+  const [layer, column] = [Math.floor(cell / columns), cell % columns];
+  const first = column * map.width;
+  const last = Math.min(first + map.width, map.neurons) - 1;
+  const score = number((map.scores[cell] / STEPS) * map.peak, 4);
+  const among = map.width > 1 ? `, the strongest of ${first} to ${last}` : "";
+  const here = (located.get(cell) ?? []).map(([n, k]) => `${n} in ${k} of ${map.edits} edits`);
+  const found = here.length ? `located: ${here.join(", ")}` : "none located here";
+  const neuron = first + map.places[cell];
+  return `Layer ${layer}, neuron ${neuron}${among}: mean score ${score}; ${found}.`;
 }
 
 function scale(map) {
@@ -100,7 +117,9 @@ function scale(map) {
     ["minus", "lowers it"],
     ["ring", `located in some of ${map.edits} edits`],
   ];
-  const entries = keys.map(([kind, text]) => el("span", {}, el("span", { className: `swatch ${kind}` }), text));
+  const entries = keys.map(([kind, text]) =>
+    el("span", {}, el("span", { className: `swatch ${kind}` }), text),
+  );
   return el("p", { className: "scale" }, ...entries);
 }
 
@@ -109,7 +128,14 @@ function explore(picture, columns, map, tell) {
   const cursor = svg("rect", { width: 1, height: 1, class: "cursor", visibility: "hidden" });
   picture.append(cursor);
   const at = { layer: map.layers - 1, column: 0 };
-  const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0], Home: [0, -columns], End: [0, columns] };
+  const moves = {
+    ArrowLeft: [0, -1],
+    ArrowRight: [0, 1],
+    ArrowUp: [1, 0],
+    ArrowDown: [-1, 0],
+    Home: [0, -columns],
+    End: [0, columns],
+  };
   const within = (x, end) => Math.max(0, Math.min(end - 1, x));
   function go(layer, column) {
     at.layer = within(layer, map.layers);
@@ -144,7 +170,11 @@ function strongest(map) {
     "table",
     {},
     el("caption", { textContent: `The ${rows.length} strongest` }),
-    el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col", textContent: head })))),
+    el(
+      "thead",
+      {},
+      el("tr", {}, ...heads.map((head) => el("th", { scope: "col", textContent: head }))),
+    ),
     el("tbody", {}, ...rows),
   );
 }

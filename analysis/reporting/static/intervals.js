@@ -3,7 +3,9 @@
 function startIntervals() {
   const metrics = comparison.columns.filter((column) => column.kind === "metric");
   const options = metrics.map((column) => [column.id, column.id]);
-  const { field, select } = choice("Metric", options, () => drawPanels(select.value), { id: "metric" });
+  const { field, select } = choice("Metric", options, () => drawPanels(select.value), {
+    id: "metric",
+  });
   byId("interval-controls").append(field, el("p", { className: "note", id: "meaning" }));
   whenInView(byId("intervals"), () => {
     drawPanels(select.value);
@@ -15,7 +17,9 @@ function drawPanels(metric) {
   const index = comparison.columns.findIndex((c) => c.kind === "metric" && c.id === metric);
   byId("meaning").textContent = comparison.columns[index]?.about ?? "";
   const runs = comparison.shown.filter((run) => run.cells[index] && run.cells[index][0] !== null);
-  const axis = axisOf(runs.flatMap((run) => run.cells[index].slice(0, 3)).filter((x) => x !== null));
+  const axis = axisOf(
+    runs.flatMap((run) => run.cells[index].slice(0, 3)).filter((x) => x !== null),
+  );
   const groups = new Map();
   for (const run of runs) {
     const title = `${run.dataset} (${run.source}), ${run.model}`;
@@ -36,7 +40,13 @@ function panel(title, metric, runs, index, axis) {
     mark.style.left = `${axis.at(tick)}%`;
     return mark;
   });
-  const foot = el("tr", {}, el("td"), el("td", {}, el("div", { className: "axis" }, ...ticks)), el("td"));
+  const foot = el(
+    "tr",
+    {},
+    el("td"),
+    el("td", {}, el("div", { className: "axis" }, ...ticks)),
+    el("td"),
+  );
   return el(
     "div",
     { className: "card panel" },
@@ -71,8 +81,16 @@ function intervalRow(run, cell, axis) {
   track.append(dot);
   return el(
     "tr",
-    { className: hue(run.method), title: `${run.label} (${run.intent}): ${text} ${interval} n=${n}` },
-    el("th", { scope: "row" }, run.label, el("span", { className: "hidden", textContent: ` (${run.intent})` })),
+    {
+      className: hue(run.method),
+      title: `${run.label} (${run.intent}): ${text} ${interval} n=${n}`,
+    },
+    el(
+      "th",
+      { scope: "row" },
+      run.label,
+      el("span", { className: "hidden", textContent: ` (${run.intent})` }),
+    ),
     el("td", {}, track),
     el("td", { className: "value text" }, ...estimate(cell)),
   );
@@ -88,9 +106,13 @@ function axisOf(values) {
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
   low = Math.floor(low / step + 1e-9) * step;
   high = Math.ceil(high / step - 1e-9) * step;
-  const ticks = Array.from({ length: Math.round((high - low) / step) + 1 }, (_, n) => low + n * step);
+  const ticks = Array.from(
+    { length: Math.round((high - low) / step) + 1 },
+    (_, n) => low + n * step,
+  );
   const clean = ticks.map((tick) => Number(tick.toPrecision(10)));
-  const decimals = step >= 1 ? 0 : Math.min(3, Math.ceil(-Math.log10(step)) + (step / power === 2.5 ? 1 : 0));
+  const decimals =
+    step >= 1 ? 0 : Math.min(3, Math.ceil(-Math.log10(step)) + (step / power === 2.5 ? 1 : 0));
   return { ticks: clean, decimals, at: (x) => (100 * (x - low)) / (high - low) };
 }
 
