@@ -17,9 +17,10 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## knowledge neurons and ROME on minimal pairs, then the comparison table
+demo: $(READY)  ## knowledge neurons and ROME on minimal pairs, then the comparison table and the report
 	$(RUN) launch.py -m method=kn,rome dataset=blimp
 	@$(RUN) -m analysis.table results/default
+	@$(RUN) -m analysis.report results/default
 
 test: $(READY)  ## the whole test suite
 	$(RUN) -m pytest

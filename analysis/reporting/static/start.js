@@ -1,0 +1,5 @@
+startComparison();
+startIntervals();
+startHeatMaps();
+startExamples();
+document.documentElement.dataset.ready = "true";

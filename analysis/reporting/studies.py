@@ -1,0 +1,56 @@
+"""The figures of the studies, each as one image with the numbers behind it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.figures import draw
+
+LARGEST_SVG = 400_000
+"""Bytes from which a figure is embedded as PNG: a vector heat map can take megabytes."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One figure.
+
+    Attributes:
+        title: Its file's name in words.
+        image: The figure as a data: URI.
+        numbers: The CSV behind it as a data: URI; empty where there is none.
+        file: What a download of the CSV is called.
+    """
+
+    title: str
+    image: str
+    numbers: str
+    file: str
+
+
+def studies(sweep: Path) -> tuple[list[Study], str]:
+    """Draw what the runs of a sweep have the numbers for.
+
+    Returns:
+        The figures, none where the runs are no study; and why they could not be drawn, if so.
+    """
+    try:
+        return [_study(path) for path in draw(sweep)], ""
+    except ValueError:
+        return [], ""
+    except Exception as error:
+        # Whatever a run has that a figure does not expect, it must not cost the other sections.
+        return [], f"The figures could not be drawn: {type(error).__name__}: {error}"
+
+
+def _study(png: Path) -> Study:
+    svg, numbers = png.with_suffix(".svg"), png.with_suffix(".csv")
+    vector = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
+    image = _embedded(svg, "image/svg+xml") if vector else _embedded(png, "image/png")
+    csv = _embedded(numbers, "text/csv") if numbers.is_file() else ""
+    return Study(png.stem.replace("_", " "), image, csv, numbers.name)
+
+
+def _embedded(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
