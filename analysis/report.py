@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.reporting.page import page
-from analysis.reporting.runs import finished_runs
+from analysis.runs import finished_runs
 from kn_sweeps.files import about_files, write_text
 
 

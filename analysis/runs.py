@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,23 +13,47 @@ from typing import Any
 import pandas as pd
 
 from analysis.shards import joined_results
-from analysis.table import find_runs, identity
+from analysis.table import Found, Summary, find_runs, identity, identity_columns
 from kn_sweeps.metrics.base import Estimate, Metric, Results
 from kn_sweeps.run import results_of
 from kn_sweeps.store import RunDirectory
 
+GROUP = ("model", "source", "dataset")
+"""What a run was done on; runs that agree in it are compared with each other."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run.
+    """A finished run.
 
     Attributes:
-        summary: Its summary, with `settings` (see `analysis.table.read_summary`).
-        paths: Its directory, or those of its shards in their order.
+        summary: Its summary, with the keys that `analysis.table.read_summary` adds.
+        directories: Where its files lie: one directory, or one for each shard.
+        label: Names it among the runs of its model and data: its method, and what else differs.
     """
 
-    summary: dict[str, Any]
-    paths: tuple[Path, ...]
+    summary: Summary
+    directories: tuple[Path, ...]
+    label: str
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """What provenance.json says; of the first shard, with the seconds of all stages of all."""
+        found = [read_object(path / "provenance.json") for path in self.directories]
+        stages = [stage for one in found for stage in one.get("stages", {}).values()]
+        seconds = sum(float(stage.get("seconds", 0.0)) for stage in stages)
+        return {**(found[0] if found else {}), "seconds": seconds}
+
+    @cached_property
+    def ended(self) -> float | None:
+        """When its last file was written, in seconds since 1970."""
+        paths = [path / "summary.json" for path in self.directories]
+        return max((path.stat().st_mtime for path in paths if path.is_file()), default=None)
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """Dataset and data source: the cases of runs that agree in it have the same ids."""
+        return str(self.summary["dataset"]), str(self.summary["source"])
 
     @property
     def model(self) -> str:
@@ -58,37 +83,83 @@ class Run:
     @cached_property
     def results(self) -> Results:
         """What the run measured."""
-        parts = [results_of(RunDirectory(path)) for path in self.paths]
+        parts = [results_of(RunDirectory(path)) for path in self.directories]
         return parts[0] if len(parts) == 1 else joined_results(parts)
 
 
+def finished_runs(folder: Path) -> tuple[list[Run], Found]:
+    """Every finished run below a folder, shards joined, and what else lies there."""
+    found = find_runs(folder)
+    directories = _directories(folder)
+    runs = [
+        Run(summary, directories.get(_key(summary, "run_id"), ()), label)
+        for summary, label in zip(found.summaries, labels(found.summaries), strict=True)
+    ]
+    return sorted(runs, key=_order), found
+
+
 def read_runs(sweep: Path) -> list[Run]:
-    """Every finished run of a sweep, shards joined, as `analysis.table` orders them.
+    """Every finished run of a sweep.
 
     Raises:
         ValueError: If there is none.
     """
-    found = find_runs(sweep)
-    if not found.summaries:
+    runs, found = finished_runs(sweep)
+    if not runs:
         reasons = "; ".join(f"{path}: {why}" for path, why in found.broken.items())
         raise ValueError(f"{sweep} has no finished run" + (f" ({reasons})" if reasons else ""))
-    runs = []
-    for summary in found.summaries:
-        paths = [path for path in sweep.glob("*") if path.name == summary["run_id"]]
-        if not (paths and (paths[0] / "rows.parquet").is_file()):
-            paths = _shards(sweep, summary["run_id"])
-        runs.append(Run(summary, tuple(paths)))
     return runs
 
 
-def _shards(sweep: Path, whole: str) -> list[Path]:
-    """The directories of a run's shards, in their order."""
-    found = {}
-    for path in sweep.glob("*/summary.json"):
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        if summary.get("whole_run") == whole:
-            found[int(summary["shard"].split("/")[0])] = path.parent
-    return [found[index] for index in sorted(found)]
+def labels(summaries: Sequence[Summary]) -> list[str]:
+    """Name every run by its method and by as much else as it takes among runs on the same data."""
+    telling = identity_columns(summaries)
+    chosen: list[str] = []
+    known = [*GROUP, "method", "intent"]
+    for column in [c for c in telling if c not in (*known, "cases")] + ["cases"]:
+        coarse = {tuple(identity(s, c) for c in known + chosen) for s in summaries}
+        fine = {tuple(identity(s, c) for c in (*known, *chosen, column)) for s in summaries}
+        if len(fine) > len(coarse):
+            chosen.append(column)
+    return [
+        ", ".join([identity(s, "method"), *(f"{_short(c)} {identity(s, c)}" for c in chosen)])
+        for s in summaries
+    ]
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of a run; empty where there is none, for a report can do without."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _directories(folder: Path) -> dict[tuple[str, str], tuple[Path, ...]]:
+    """Run directories by sweep and run id; by that of the whole run too, for its shards."""
+    by_id: dict[tuple[str, str], list[Path]] = {}
+    by_whole: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted(folder.rglob("summary.json")):
+        summary = {"sweep": path.parent.parent.name, **read_object(path)}
+        by_id.setdefault(_key(summary, "run_id"), []).append(path.parent)
+        by_whole.setdefault(_key(summary, "whole_run"), []).append(path.parent)
+    # A run that is no shard is its own whole.
+    return {key: tuple(paths) for key, paths in {**by_whole, **by_id}.items()}
+
+
+def _order(run: Run) -> list[str]:
+    """By data, model and label; layer 2 comes before layer 10."""
+    texts = [*(str(run.summary[name]) for name in ("dataset", "source", "model")), run.label]
+    return [re.sub(r"\d+", lambda digits: digits[0].zfill(9), text) for text in texts]
+
+
+def _key(summary: Mapping[str, Any], name: str) -> tuple[str, str]:
+    return str(summary["sweep"]), str(summary.get(name))
+
+
+def _short(column: str) -> str:
+    return column.removeprefix("method.")
 
 
 def of_source(results: Results, source: str) -> Results:

@@ -152,3 +152,9 @@ def weights_kept() -> Iterator[Callable[[LanguageModel], None]]:
         for module in lm.model.modules():
             assert not module._forward_hooks
             assert not module._forward_pre_hooks
+
+
+@pytest.fixture
+def causal_lm() -> LanguageModel:
+    """A causal model of random weights."""
+    return random_lm("gpt2")

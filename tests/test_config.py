@@ -17,7 +17,7 @@ from kn_sweeps.sweeps.launching import LAUNCHERS
 
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    for group in ("model", "dataset", "method", "metric", "tracker")
+    for group in ("model", "dataset", "method", "metric", "measurement", "tracker")
 }
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
@@ -30,10 +30,11 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_yaml_composes_instantiates_and_spells_out_its_fields(group: str, name: str) -> None:
-    config = composed(f"{group}={name}")
+    several = group in ("metric", "measurement")
+    config = composed(f"{group}=[{name}]" if several else f"{group}={name}")
     made = getattr(build(config, RunConfig), group)
     node = config[group]
-    if group == "metric":
+    if several:
         made, node = made[name], node[name]
     fields = {field.name for field in dataclasses.fields(made) if field.init}
     assert set(node) - {"_target_"} == fields
@@ -121,7 +122,10 @@ def test_the_run_id_is_what_can_change_rows() -> None:
         *("tracker=none", "metric=[reliability]", "dataset.root=/somewhere", "tracker.mode=online"),
     ):
         assert run_id(composed(override), "model", "data") == base, override
-    for override in ("seed=1", "dtype=bfloat16", "limit=3", "method.steps=9", "shard=0/2"):
+    for override in (
+        *("seed=1", "dtype=bfloat16", "limit=3", "method.steps=9", "shard=0/2"),
+        "measurement=[tracing]",
+    ):
         assert run_id(composed(override), "model", "data") != base, override
     assert run_id(composed(), "model", "other data") != base
     assert run_id(composed(), "other model", "data") != base

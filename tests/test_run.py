@@ -136,6 +136,37 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
     pd.testing.assert_frame_equal(pd.read_parquet(directory / "rows.parquet"), expected)
 
 
+def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing = ("measurement=[tracing]", "measurement.tracing.samples=1", "metric=[tracing]")
+    whole = run(config(*tracing, "sweep=whole")).directory
+    table = RunDirectory(whole).measurements()["tracing"]
+    assert table["case"].nunique() == pd.read_parquet(whole / "rows.parquet")["case"].nunique()
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["metrics"]["total_effect"]["n"] == table["case"].nunique()
+
+    original = run_module.RunDirectory.add_chunk
+
+    def stopping(self: Any, chunk: int, *args: Any) -> None:
+        original(self, chunk, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(config(*tracing, "sweep=cut"))
+    cut = RunDirectory(run(config(*tracing, "sweep=cut")).directory)
+    pd.testing.assert_frame_equal(cut.measurements()["tracing"], table)
+
+    shards = [run(config(*tracing, "sweep=cut", f"shard={n}/2")).directory for n in (0, 1)]
+    found = pd.concat([RunDirectory(path).measurements()["tracing"] for path in shards])
+    order = ["case", "component", "role", "layer"]
+    pd.testing.assert_frame_equal(
+        found.sort_values(order, ignore_index=True), table.sort_values(order, ignore_index=True)
+    )
+
+
 def test_a_full_disk_leaves_no_half_file(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

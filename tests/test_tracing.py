@@ -10,16 +10,10 @@ import torch
 from kn_sweeps.cases import Query
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.tracing import COMPONENTS, _Tracing, subject_noise, subject_spread, trace
-from tests.conftest import random_lm
 from tests.reference.tracing import indirect_effects
 
 QUERY = Query("The capital of New Delhi is ", " .", (15, 24))
 NOISE: dict[str, Any] = {"noise": 0.5, "seed": 0, "samples": 3}
-
-
-@pytest.fixture
-def causal_lm() -> LanguageModel:
-    return random_lm("gpt2")
 
 
 def _prompt(lm: LanguageModel) -> Any:

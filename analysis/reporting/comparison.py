@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.reporting.meanings import meaning
 from analysis.reporting.overview import commit, date
-from analysis.reporting.runs import Run
+from analysis.runs import Run
 from analysis.table import HEADLINE, identity, identity_columns, metric_names, number
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")

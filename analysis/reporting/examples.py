@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.reporting.runs import Run
+from analysis.runs import Run
 from kn_sweeps.cases import RESIDUE, REVERSED, Intent, ProbeKind
 from kn_sweeps.metrics.answers import succeeded
 from kn_sweeps.metrics.locality import unchanged

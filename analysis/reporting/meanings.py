@@ -23,9 +23,13 @@ MEANINGS = {
     "tau": "mean share of prompts a located neuron had to be in",
     "r_squared": "how far all prompts of a source point at the same neurons",
     "completeness_residual": "largest error of summed attributions, in probability",
+    "total_effect": "probability of the answer that corrupting the subject takes",
+    "cooccurrence_attribution": "rank correlation of co-occurrence and attribution",
+    "cooccurrence_loss": "rank correlation of co-occurrence and the nats the edit takes",
     "uncertified": "share of attributed layers above the tolerance",
 }
 ENDS = {
+    "_p": "its p-value, by permutation",
     "_gated": "only where the model knew the probe and the edit took",
     "_after_all": "once all edits of the sequence are made",
 }
@@ -38,5 +42,9 @@ def meaning(metric: str) -> str:
             return f"{whole}; {note}"
     if metric in MEANINGS:
         return MEANINGS[metric]
+    if metric.startswith("indirect_effect_"):
+        _, _, component, role = metric.split("_")
+        place = "the subject's last token" if role == "subject" else "where the answer is read"
+        return f"probability that restoring {component} at {place} brings back, at its best layer"
     neighbours = metric.removeprefix("locality_")
     return f"locality on the neighbours {neighbours}" if neighbours != metric else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from analysis.reporting.runs import Run
+from analysis.runs import Run
 from analysis.table import NOT_A_RUN, Found, identity
 from kn_sweeps.sweeps.launches import launches
 from kn_sweeps.sweeps.states import DONE, RUNNING, read_status, states

@@ -19,8 +19,8 @@ from analysis.reporting.comparison import comparison
 from analysis.reporting.examples import examples
 from analysis.reporting.neurons import heat_maps
 from analysis.reporting.overview import overview
-from analysis.reporting.runs import Run
 from analysis.reporting.studies import studies
+from analysis.runs import Run
 from analysis.table import Found
 
 STATIC = Path(__file__).with_name("static")

@@ -1,4 +1,4 @@
-"""A sweep over layers ends in a figure of its headline metrics."""
+"""Figures are drawn of what a sweep has the numbers for, whole and beside their CSV."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.figures import HEADLINES, main
+from analysis.figures import main, to_latex
+from analysis.studies.layers import HEADLINES
 from kn_sweeps.run import run
 from tests.test_config import composed
+
+ENDINGS = ("pdf", "svg", "png", "csv")
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ROME at two layers of a tiny model."""
+    """ROME at two layers of a tiny model, and a method that has no layer."""
     results = tmp_path_factory.mktemp("results")
+    common = ("dataset=pararel", "dataset.relations=[P36]", "limit=2", "tracker=none")
     for layer in (0, 1):
-        run(
-            composed(
-                *("method=rome", "method.steps=3", f"method.layer={layer}", "dataset=pararel"),
-                *("dataset.relations=[P36]", "limit=2", "tracker=none", f"results_dir={results}"),
-            )
-        )
+        method = ("method=rome", "method.steps=3", f"method.layer={layer}")
+        run(composed(*method, *common, f"results_dir={results}"))
+    run(composed("method=none", *common, f"results_dir={results}"))
     return results / "default"
 
 
 def test_headline_metrics_are_drawn_by_layer(sweep: Path) -> None:
-    main([str(sweep)])
+    main([str(sweep), "--latex"])
     folder = sweep / "figures"
     names = {path.name for path in folder.iterdir()}
-    assert names == {f"layers_pararel_rome.{end}" for end in ("pdf", "svg", "png", "csv")}
+    assert names >= {f"layers_pararel_rome.{end}" for end in (*ENDINGS, "tex")}
     numbers = pd.read_csv(folder / "layers_pararel_rome.csv")
     assert set(numbers["metric"]) == set(HEADLINES)
     assert sorted(numbers["layer"].unique()) == [0, 1]
@@ -45,6 +46,33 @@ def test_where_there_is_nothing_to_draw_it_says_so(
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "has no finished run" in capsys.readouterr().err
+    run(
+        composed(
+            *("method=none", "dataset=pararel", "dataset.relations=[P19]", "limit=1"),
+            *("tracker=none", f"results_dir={tmp_path}"),
+        )
+    )
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "default")])
+    assert "no study has its numbers here" in capsys.readouterr().err
+
+
+def test_a_table_for_a_paper_has_its_intervals_and_no_column_that_never_differs() -> None:
+    table = pd.DataFrame(
+        {
+            "model": ["m", "m"],
+            "source": ["a_b", "c"],
+            "value": [0.5, None],
+            "low": [0.25, None],
+            "high": [0.75, None],
+            "n": [4, 0],
+        }
+    )
+    found = to_latex(table)
+    assert "0.50 [0.25, 0.75]" in found
+    assert "a\\_b" in found
+    assert "model" not in found
+    assert "nan" not in found.lower()
 
 
 def test_the_preset_sweeps_all_layers_and_draws(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from analysis.reporting.examples import verdicts
 from analysis.reporting.meanings import meaning
 from analysis.reporting.neurons import Located, heat_map
 from analysis.reporting.overview import duration
-from analysis.reporting.runs import finished_runs
+from analysis.runs import finished_runs
 from tests.analysis.reports import HOSTILE, KN, ROME, copied, embedded, made, many, poisoned
 
 

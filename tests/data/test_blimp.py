@@ -131,6 +131,16 @@ def test_one_paradigm_alone_borrows_neighbours_of_another_phenomenon() -> None:
         assert sum(p.group == "other_phenomenon" for p in case.probes) == 4
 
 
+def test_pairs_elsewhere_are_held_out_of_every_chosen_paradigm() -> None:
+    names = ("anaphor_gender_agreement", "determiner_noun_agreement_1")
+    cases = Blimp(paradigms=names, elsewhere=2).load("causal", seed=0, limit=3, editable=True).cases
+    seen = {query for case in cases for query in case.seen}
+    for case in cases:
+        followed = [probe for probe in case.probes if probe.kind == "elsewhere"]
+        assert [probe.group for probe in followed] == [name for name in names for _ in range(2)]
+        assert not seen & {probe.query for probe in followed}
+
+
 def test_the_seed_decides_and_nothing_else() -> None:
     first = Blimp().load("masked", seed=0, limit=5, editable=True)
     assert Blimp().load("masked", seed=0, limit=5, editable=True) == first

@@ -113,6 +113,19 @@ def test_a_synonym_follows_the_new_object() -> None:
     assert {word.word for word in table.values()} >= occupations
 
 
+def test_facts_elsewhere_are_of_other_subjects_and_of_every_chosen_relation() -> None:
+    names = ("P36", "P101")
+    cases = ParaRel(relations=names, elsewhere=3).load("causal", seed=0, limit=2, editable=True)
+    for case in cases.cases:
+        followed = [probe for probe in case.probes if probe.kind == "elsewhere"]
+        assert [probe.group for probe in followed] == [name for name in names for _ in range(3)]
+        assert case.edit is not None
+        assert all(
+            probe.query.subject_text != case.edit.query.subject_text and probe.old == probe.new
+            for probe in followed
+        )
+
+
 def test_the_seed_decides_the_new_objects() -> None:
     def new(seed: int) -> list[str]:
         loaded = ParaRel().load("causal", seed=seed, limit=5, editable=True)

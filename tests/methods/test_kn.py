@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import merge
@@ -88,6 +89,33 @@ def test_facts_stand_alone_and_pairs_share_a_form(some_lm: LanguageModel) -> Non
         assert isinstance(edit, NeuronScale)
         assert edit.factor == 0
         assert 1 <= len(edit.neurons) <= 5
+
+
+def test_answers_of_one_rule_are_located_together(some_lm: LanguageModel) -> None:
+    seen = (Query("Ann sees ", " cat."), Query("Bob sees ", " dog."))
+    cases = [
+        Case(
+            f"n/{n}",
+            "singular",
+            "syntax",
+            Probe(Query(start, " cat."), old, new, "edit"),
+            seen,
+            seen_answers=("this", "that"),
+        )
+        for n, (start, old, new) in enumerate(
+            [("Bob sees ", "this", "these"), ("Ann see ", "that", "those")]
+        )
+    ]
+    method = KnowledgeNeurons()
+    assert {method.group(case) for case in cases} == {"singular"}
+    plan = method.plan(some_lm, cases, 0)
+    expected = [some_lm.encode(q, a) for q, a in zip(seen, ("this", "that"), strict=True)]
+    scores = [one.scores.flatten() for one in integrated_gradients(some_lm, expected)]
+    torch.testing.assert_close(plan.attributions["singular"], torch.stack(scores))
+    (found,) = plan.located
+    assert found.cases == ("n/0", "n/1")
+    with pytest.raises(ValueError, match="use locate=old"):
+        KnowledgeNeurons(operation="enhance").plan(some_lm, cases, 0)
 
 
 def test_a_plan_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:

@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kn_sweeps.metrics.base import Results
-from kn_sweeps.metrics.localisation import Localisation, layer_histogram, r_squared
+from kn_sweeps.metrics.localisation import (
+    Localisation,
+    layer_histogram,
+    null_r_squared,
+    r_squared,
+)
 
 
 def located(edit, neurons, tau=0.7, residual=1e-6, certified=True):
@@ -46,6 +51,17 @@ def test_r_squared_ignores_the_order_and_the_scale_of_the_prompts(seed, order):
     scores = some_scores(seed)
     scales = np.arange(1, 7)[:, None]
     assert r_squared(scores[list(order)] * scales) == pytest.approx(r_squared(scores))
+
+
+def test_scores_dealt_out_at_random_have_an_r_squared_near_zero():
+    rng = np.random.default_rng(0)
+    pattern = rng.exponential(size=4000) ** 3
+    rows = np.stack([pattern * rng.uniform(0.9, 1.1, size=4000) for _ in range(8)])
+    assert r_squared(rows) > 0.9
+    null = null_r_squared(rows - rows.mean(), shuffles=10, seed=0)
+    assert len(null) == 10
+    assert null.max() < 0.05
+    assert len(null_r_squared(rows[:1], shuffles=3, seed=0)) == 0
 
 
 def test_a_row_without_a_direction_is_left_out():

@@ -1,0 +1,148 @@
+"""Every preset runs on a tiny model and yields its study's figure; the numbers are the rows'."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from analysis.figures import draw
+from analysis.runs import read_runs
+from kn_sweeps.cli import CONF
+from kn_sweeps.metrics.significance import paired_test
+from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.run import run
+from tests.test_config import composed
+
+# What a preset's own settings would take too long for here.
+QUICK = ("tracker=none", "limit=4", "model.rome.steps=3")
+OWN: dict[str, tuple[str, ...]] = {
+    "determiner_neurons": (),
+    "suppress_number_neuron": (),
+    "cooccurrence": ("limit=12",),
+    "localisation": (),
+    "categorical": (),
+    "causal_tracing": ("measurement.tracing.samples=2", "measurement.tracing.window=2"),
+    "rome_syntax": (),
+    "symmetry": (),
+    "synonymy": (),
+    "generalisation": ("dataset=agreement", "dataset.elsewhere=2"),
+}
+
+
+def launched(preset: str, *overrides: str) -> Iterator[dict[str, Any]]:
+    """The configs that `launch.py experiment=PRESET` launches."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"experiment={preset}", *overrides], return_hydra_config=True)
+    assert config.hydra.mode.name == "MULTIRUN"
+    assert config.hydra.callbacks.figures._target_ == "analysis.figures.Draw"
+    assert config.sweep == preset
+    params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
+    assert isinstance(params, dict)
+    given = {override.split("=")[0] for override in overrides}
+    choices = [
+        [f"{key}={value}" for value in str(values).split(",")]
+        for key, values in params.items()
+        if key not in given
+    ]
+    for chosen in itertools.product(*choices):
+        yield composed(f"experiment={preset}", *overrides, *chosen)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies")
+
+
+def _sweep(results: Path, preset: str) -> Path:
+    sweep = results / preset
+    if not sweep.is_dir():
+        load = LastLoaded()
+        for config in launched(preset, *QUICK, *OWN[preset], f"results_dir={results}"):
+            run(config, load=load)
+    return sweep
+
+
+def test_every_study_has_a_preset_and_its_page() -> None:
+    presets = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
+    assert presets >= {*OWN, "layer_sweep"}
+    page = (CONF.parent / "docs" / "studies.md").read_text(encoding="utf-8")
+    for name in OWN:
+        assert f"experiment={name}" in page
+
+
+@pytest.mark.parametrize("preset", OWN)
+def test_a_preset_runs_on_a_tiny_model_and_yields_its_figure(results: Path, preset: str) -> None:
+    sweep = _sweep(results, preset)
+    drawn = [path for path in draw(sweep, latex=True) if path.name.startswith(preset)]
+    assert drawn
+    for path in drawn:
+        for ending in (".png", ".pdf", ".svg", ".csv", ".tex"):
+            assert path.with_suffix(ending).stat().st_size > 0
+        assert not pd.read_csv(path.with_suffix(".csv")).empty
+
+
+def test_what_is_suppressed_is_measured_on_every_modifier(results: Path) -> None:
+    sweep = _sweep(results, "suppress_number_neuron")
+    draw(sweep)
+    (file,) = sweep.glob("figures/suppress_number_neuron_tiny_gpt2.csv")
+    numbers = pd.read_csv(file)
+    for one in read_runs(sweep):
+        rows = one.results.rows
+        some = rows[(rows["group"] == "plural/these") & (rows["source"] == "plural")]
+        pre, post = some["pre_log_prob_old"], some["post_log_prob_old"]
+        mask = (numbers["method"] == one.method) & (numbers["suppressed"] == "plural")
+        (found,) = numbers[mask & (numbers["modifier"] == "these")].to_dict("records")
+        assert found["value"] == pytest.approx(((np.exp(post) - np.exp(pre)) / np.exp(pre)).mean())
+        assert found["p"] == pytest.approx(paired_test(pre, post))
+        assert found["p_holm"] >= found["p"]
+        assert found["n"] == 4
+
+
+def test_located_neurons_add_up_over_layers(results: Path) -> None:
+    sweep = _sweep(results, "localisation")
+    draw(sweep)
+    layers = pd.read_csv(sweep / "figures" / "localisation_tiny_gpt2_by_layer.csv")
+    for one in read_runs(sweep):
+        own = layers[layers["dataset"] == one.dataset].sort_values("layer")
+        assert own["neurons"].tolist() == one.summary["neurons_by_layer"]
+        assert own["share"].sum() == pytest.approx(1)
+        assert ((own["low"] <= own["share"]) & (own["share"] <= own["high"])).all()
+
+
+def test_a_matrix_of_effects_has_every_pair(results: Path) -> None:
+    sweep = _sweep(results, "generalisation")
+    draw(sweep)
+    numbers = pd.read_csv(sweep / "figures" / "generalisation_blimp_tiny_gpt2.csv")
+    sources = set(numbers["edited"])
+    assert set(numbers["measured"]) == sources
+    assert set(numbers["method"]) == {"kn", "rome"}
+    assert len(numbers) == 2 * len(sources) ** 2
+
+
+def test_examples_show_what_the_model_said(results: Path) -> None:
+    sweep = _sweep(results, "symmetry")
+    draw(sweep)
+    examples = pd.read_csv(sweep / "figures" / "symmetry_tiny_gpt2_examples.csv")
+    assert set(examples["probe"]) == {"edit", "reversed", "residue"}
+    assert examples[["p_old_before", "p_new_after"]].stack().between(0, 1).all()
+
+
+def test_shards_of_a_study_are_drawn_as_one_run(tmp_path: Path) -> None:
+    for config in launched("cooccurrence", *QUICK, "method=kn", f"results_dir={tmp_path}"):
+        for shard in ("0/2", "1/2"):
+            run({**config, "shard": shard})
+        run({**config, "results_dir": str(tmp_path / "whole")})
+    tables = []
+    for folder in (tmp_path, tmp_path / "whole"):
+        draw(folder / "cooccurrence")
+        file = folder / "cooccurrence" / "figures" / "cooccurrence_tiny_gpt2.csv"
+        tables.append(pd.read_csv(file))
+    pd.testing.assert_frame_equal(*tables)
