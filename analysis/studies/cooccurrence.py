@@ -54,7 +54,7 @@ def _figure(model: str, numbers: pd.DataFrame, correlations: pd.DataFrame) -> Fi
                 panel.scatter(
                     np.log1p(some["count"]), some[what], s=9, alpha=0.7, label=source, lw=0, **style
                 )
-            panel.set(ylabel=label, title=f"{method}: {_told(correlations, method, what)}")
+            panel.set(ylabel=label, title=f"{method}\n{_told(correlations, method, what)}")
     for panel in panels[-1]:
         panel.set_xlabel("log(1 + co-occurrences)")
     legend(figure, panels[0][0], title=model)
