@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.shards import joined_results
 from analysis.table import Found, Summary, find_runs, identity, identity_columns
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.run import results_of
 from kn_sweeps.store import RunDirectory
 
@@ -185,7 +185,7 @@ def by_source(run: Run, metrics: Sequence[Metric]) -> pd.DataFrame:
     parts = {"all": run.results, **{name: of_source(run.results, name) for name in sources}}
     return pd.DataFrame(
         [
-            {**about(run), "source": source, **row(name, estimate)}
+            {**about(run), "source": source, "metric": name, **asdict(estimate)}
             for source, results in parts.items()
             for metric in metrics
             for name, estimate in metric(results).items()
@@ -194,21 +194,10 @@ def by_source(run: Run, metrics: Sequence[Metric]) -> pd.DataFrame:
 
 
 def about(run: Run) -> dict[str, str]:
-    """What names a run in a table."""
+    """What names a run in a table; the method with what else tells runs on the same data apart."""
     return {
         "model": run.model,
         "dataset": run.dataset,
-        "method": run.method,
+        "method": run.label,
         "intent": str(run.summary["intent"]),
-    }
-
-
-def row(name: str, estimate: Estimate) -> dict[str, Any]:
-    """An estimate as columns."""
-    return {
-        "metric": name,
-        "value": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "n": estimate.n,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -68,10 +69,7 @@ def _lines(run: Run) -> Iterator[dict[str, object]]:
                 **named(run),
                 "source": source,
                 "measure": measure,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
+                **asdict(estimate),
             }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.runs import Run, about
-from analysis.studies.drawing import PAGE, Drawing, by_model, dataset_name, heat
+from analysis.studies.drawing import PAGE, Drawing, by_setting, dataset_name, heat
 from kn_sweeps.measurements.tracing import ROLES
 from kn_sweeps.metrics.base import cluster_bootstrap
 from kn_sweeps.metrics.tracing import NAME
@@ -21,9 +22,7 @@ TITLES = {"state": "one state", "mlp": "MLPs in a window", "attention": "attenti
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:
     """A figure a model: a heat map of roles x layers for every dataset and component."""
     fitting = [run for run in runs if not run.results.measurements.get(NAME, pd.DataFrame()).empty]
-    for model, some in by_model(fitting):
-        first = {run.dataset: run for run in reversed(some)}
-        chosen = [first[name] for name in sorted(first)]
+    for model, chosen in by_setting(fitting):
         numbers = pd.concat([_numbers(run) for run in chosen], ignore_index=True)
         yield Drawing(
             f"causal_tracing_{model}", numbers, _figure(model, numbers), table=_best(numbers)
@@ -44,10 +43,7 @@ def _numbers(run: Run) -> pd.DataFrame:
                 "component": component,
                 "role": role,
                 "layer": layer,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
+                **asdict(estimate),
                 "total_effect": total,
             }
         )

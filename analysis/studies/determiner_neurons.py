@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.runs import Run
-from analysis.studies.drawing import PAGE, Drawing, by_model, heat
+from analysis.studies.drawing import PAGE, Drawing, by_setting, heat
 from kn_sweeps.data.determiners import DETERMINERS
 
 MOST = 24
@@ -27,11 +27,10 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         and run.setting("dataset.by") == "determiner"
         and run.results.attributions
     ]
-    for model, some in by_model(fitting):
-        for run in some[:1]:
-            numbers = _numbers(run)
-            if not numbers.empty:
-                yield Drawing(f"determiner_neurons_{model}", numbers, _figure(run, numbers))
+    for model, (run,) in by_setting(fitting):
+        numbers = _numbers(run)
+        if not numbers.empty:
+            yield Drawing(f"determiner_neurons_{model}", numbers, _figure(run, numbers))
 
 
 def _numbers(run: Run) -> pd.DataFrame:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -44,10 +44,29 @@ class Drawing:
 
 
 def by_model(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
-    """The runs of each model."""
-    ordered = sorted(runs, key=lambda run: run.model)
-    for model, group in groupby(ordered, key=lambda run: run.model):
-        yield model, list(group)
+    """The runs of each model on each data source, named by the model where there is one source."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.model, run.data[1]), []).append(run)
+    models = [model for model, _ in groups]
+    for (model, source), group in sorted(groups.items()):
+        yield (model if models.count(model) == 1 else f"{model}_{source}"), group
+
+
+def by_setting(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
+    """The runs of each model and of each way they were done, datasets side by side.
+
+    Where a sweep has several (seeds, limits), each has a name of its own.
+    """
+    for model, some in by_model(runs):
+        labels = list(dict.fromkeys(run.label for run in some))
+        for label in labels:
+            name = model if len(labels) == 1 else f"{model}_{re.sub(r'[^A-Za-z0-9.]+', '_', label)}"
+            first: dict[str, Run] = {}
+            for run in some:
+                if run.label == label:
+                    first.setdefault(run.dataset, run)
+            yield name, [first[dataset] for dataset in sorted(first)]
 
 
 def dataset_name(dataset: str) -> str:
@@ -56,7 +75,8 @@ def dataset_name(dataset: str) -> str:
 
 
 def method_style(method: str) -> dict[str, str]:
-    """Colour and marker of a method: controls are grey and hollow."""
+    """Colour and marker of a run by its label: controls are grey and hollow."""
+    method = method.split(",")[0]
     number = METHODS.index(method) if method in METHODS else len(METHODS)
     control = method == "none" or method.startswith("random")
     colour = GREY if control else COLOURS[number % len(COLOURS)]
@@ -67,7 +87,9 @@ def method_style(method: str) -> dict[str, str]:
 def method_order(methods: Iterable[str]) -> list[str]:
     """Methods before their controls, known ones first."""
     known = {name: n for n, name in enumerate(METHODS)}
-    return sorted(set(methods), key=lambda name: (known.get(name, len(METHODS)), name))
+    return sorted(
+        set(methods), key=lambda name: (known.get(name.split(",")[0], len(METHODS)), name)
+    )
 
 
 def dots(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -47,11 +48,8 @@ def _numbers(run: Run) -> pd.DataFrame:
                 **about(run),
                 "edited": source,
                 "measured": onto,
-                "value": moved.value,
-                "low": moved.low,
-                "high": moved.high,
+                **asdict(moved),
                 "changed": float(some["changed"].mean()),
-                "n": moved.n,
             }
         )
     return pd.DataFrame(lines)

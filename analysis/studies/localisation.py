@@ -15,7 +15,7 @@ from analysis.studies.drawing import (
     GREY,
     PAGE,
     Drawing,
-    by_model,
+    by_setting,
     dataset_name,
     legend,
     named_rows,
@@ -36,9 +36,7 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         for run in runs
         if run.results.located and run.results.attributions and run.dataset in ("blimp", "pararel")
     ]
-    for model, some in by_model(fitting):
-        first = {run.dataset: run for run in reversed(some)}
-        chosen = [first[name] for name in sorted(first)]
+    for model, chosen in by_setting(fitting):
         if sum(len(run.results.attributions) for run in chosen) < FEWEST:
             continue
         numbers = pd.concat([_table(run) for run in chosen], ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,7 @@ def _numbers(run: Run) -> pd.DataFrame:
                 "suppressed": suppressed,
                 "number": number,
                 "modifier": modifier,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
+                **asdict(estimate),
                 "p": paired_test(rows["pre"], rows["post"]),
             }
         )
@@ -93,10 +91,7 @@ def _by_number(runs: Sequence[Run]) -> pd.DataFrame:
                         **about(run),
                         "suppressed": suppressed,
                         "modifiers": number,
-                        "value": estimate.value,
-                        "low": estimate.low,
-                        "high": estimate.high,
-                        "n": estimate.n,
+                        **asdict(estimate),
                     }
                 )
     return pd.DataFrame(lines)

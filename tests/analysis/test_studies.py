@@ -135,6 +135,18 @@ def test_examples_show_what_the_model_said(results: Path) -> None:
     assert examples[["p_old_before", "p_new_after"]].stack().between(0, 1).all()
 
 
+def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        quick = (*QUICK[:1], "limit=2", f"seed={seed}", "model=tiny_bert")
+        for config in launched("categorical", *quick, f"results_dir={tmp_path}"):
+            run(config)
+    names = {path.stem for path in draw(tmp_path / "categorical")}
+    assert names >= {"categorical_tiny_bert", "localisation_tiny_bert_kn_seed_0"}
+    numbers = pd.read_csv(tmp_path / "categorical" / "figures" / "categorical_tiny_bert.csv")
+    assert {"kn, seed 0", "kn, seed 1", "random(kn), seed 0"} <= set(numbers["method"])
+    assert not numbers.duplicated(["dataset", "method", "source", "measure"]).any()
+
+
 def test_shards_of_a_study_are_drawn_as_one_run(tmp_path: Path) -> None:
     for config in launched("cooccurrence", *QUICK, "method=kn", f"results_dir={tmp_path}"):
         for shard in ("0/2", "1/2"):
