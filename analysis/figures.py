@@ -28,6 +28,24 @@ STYLE = Path(__file__).with_name("figures.mplstyle")
 NUMBERS = {"value", "low", "high"}
 
 
+class NothingToDrawError(ValueError):
+    """The runs have the numbers of no study."""
+
+
+class BrokenStudyError(ValueError):
+    """Some studies could not be drawn.
+
+    Attributes:
+        drawn: The PNG files of the others.
+    """
+
+    def __init__(self, drawn: list[Path], broken: dict[str, Exception]) -> None:
+        """Say which and why."""
+        reasons = "; ".join(f"{name}: {type(e).__name__}: {e}" for name, e in broken.items())
+        super().__init__(f"not drawn, what figures/ has of it is older: {reasons}")
+        self.drawn = drawn
+
+
 def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
     """Write the figures that the runs of a sweep have the numbers for.
 
@@ -39,17 +57,27 @@ def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
         The PNG files.
 
     Raises:
-        ValueError: If there is no finished run, or nothing to draw.
+        NothingToDrawError: If there is no finished run, or nothing to draw.
+        BrokenStudyError: If a study failed; the others are drawn.
     """
-    runs = read_runs(sweep)
+    try:
+        runs = read_runs(sweep)
+    except ValueError as error:
+        raise NothingToDrawError(str(error)) from error
+    figures: list[Path] = []
+    broken: dict[str, Exception] = {}
     with matplotlib.style.context(STYLE):
-        figures = [
-            _written(drawing, sweep / "figures", latex=latex)
-            for study in STUDIES
-            for drawing in study(runs)
-        ]
+        for study in STUDIES:
+            try:
+                for drawing in study(runs):
+                    figures.append(_written(drawing, sweep / "figures", latex=latex))
+            except Exception as error:
+                # What one study does not expect of a run must not cost the others.
+                broken[f"{study.__module__.split('.')[-1]}.{study.__name__}"] = error
+    if broken:
+        raise BrokenStudyError(figures, broken) from next(iter(broken.values()))
     if not figures:
-        raise ValueError(
+        raise NothingToDrawError(
             f"nothing to draw in {sweep}: no study has its numbers here. conf/experiment has a "
             "preset for each (python launch.py experiment=localisation); docs/studies.md says what "
             "they need"
@@ -108,13 +136,19 @@ class Draw(Callback):
 
 
 def _report(sweep: Path, *, latex: bool) -> bool:
+    failure: ValueError | None = None
+    figures: list[Path] = []
     try:
         figures = draw(sweep, latex=latex)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    print("\n".join(f"figure: {path} (and .pdf, .svg, .csv)" for path in figures))
-    return True
+    except BrokenStudyError as error:
+        figures, failure = error.drawn, error
+    except NothingToDrawError as error:
+        failure = error
+    for path in figures:
+        print(f"figure: {path} (and .pdf, .svg, .csv)")
+    if failure is not None:
+        print(f"error: {failure}", file=sys.stderr)
+    return failure is None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -92,7 +92,7 @@ def finished_runs(folder: Path) -> tuple[list[Run], Found]:
     found = find_runs(folder)
     directories = _directories(folder)
     runs = [
-        Run(summary, directories.get(_key(summary, "run_id"), ()), label)
+        Run(summary, _directories_of(summary, directories), label)
         for summary, label in zip(found.summaries, labels(found.summaries), strict=True)
     ]
     return sorted(runs, key=_order), found
@@ -136,26 +136,28 @@ def read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _directories(folder: Path) -> dict[tuple[str, str], tuple[Path, ...]]:
-    """Run directories by sweep and run id; by that of the whole run too, for its shards."""
-    by_id: dict[tuple[str, str], list[Path]] = {}
-    by_whole: dict[tuple[str, str], list[Path]] = {}
+def _directories(folder: Path) -> dict[tuple[str, str], Path]:
+    """Run directories by sweep and run id."""
+    found = {}
     for path in sorted(folder.rglob("summary.json")):
         summary = {"sweep": path.parent.parent.name, **read_object(path)}
-        by_id.setdefault(_key(summary, "run_id"), []).append(path.parent)
-        by_whole.setdefault(_key(summary, "whole_run"), []).append(path.parent)
-    # A run that is no shard is its own whole.
-    return {key: tuple(paths) for key, paths in {**by_whole, **by_id}.items()}
+        found[str(summary["sweep"]), str(summary.get("run_id"))] = path.parent
+    return found
+
+
+def _directories_of(
+    summary: Summary, directories: Mapping[tuple[str, str], Path]
+) -> tuple[Path, ...]:
+    """Those of a run's shards in their order, or its own."""
+    names = summary.get("shards") or [summary["run_id"]]
+    keys = [(str(summary["sweep"]), str(name)) for name in names]
+    return tuple(directories[key] for key in keys if key in directories)
 
 
 def _order(run: Run) -> list[str]:
     """By data, model and label; layer 2 comes before layer 10."""
     texts = [*(str(run.summary[name]) for name in ("dataset", "source", "model")), run.label]
     return [re.sub(r"\d+", lambda digits: digits[0].zfill(9), text) for text in texts]
-
-
-def _key(summary: Mapping[str, Any], name: str) -> tuple[str, str]:
-    return str(summary["sweep"]), str(summary.get(name))
 
 
 def _short(column: str) -> str:
@@ -171,6 +173,10 @@ def of_source(results: Results, source: str) -> Results:
         rows=rows[rows["source"] == source],
         located=[found for found in results.located if found["source"] == source],
         attributions={source: scores[source]} if source in scores else {},
+        measurements={
+            name: records[records["source"] == source]
+            for name, records in results.measurements.items()
+        },
     )
 
 

@@ -53,6 +53,7 @@ def _one(summaries: Sequence[Summary], paths: Sequence[Path]) -> Summary:
         **first,
         **by_layer,
         "shard": "0/1",
+        "shards": [summary["run_id"] for summary in summaries],
         "run_id": first["whole_run"],
         "settings": {**first["settings"], "shard": "0/1"},
         "cases": sum(summary["cases"] for summary in summaries),

@@ -33,8 +33,9 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
     for word in (
-        "method: alphaedit, ft, kn, memit, none, random, rome",
-        "dataset: blimp, pararel",
+        "method: alphaedit, ft, kn, memit, none, random, random_rome, rome",
+        "dataset: agreement, blimp, core_relations, determiners, pararel",
+        "measurement: cooccurrence, tracing",
         "shard",
         "rerun",
     ):
@@ -54,7 +55,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         (["dataset.root=nowhere"], "does not exist"),
         (["dataset.paradigms=[determiner_noun_agreement_2]"], "no causal LM can be edited on"),
         (["model=gpt2"], "model.name=/path/to/folder"),
-        (["metric=[reliabilty]"], "Choose from forgetting, generality, localisation, locality"),
+        (["metric=[reliabilty]"], "Choose from cooccurrence, forgetting, generality, localisation"),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:

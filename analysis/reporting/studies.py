@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.figures import draw
+from analysis.figures import BrokenStudyError, NothingToDrawError, draw
 
 LARGEST_SVG = 400_000
 """Bytes from which a figure is embedded as PNG: a vector heat map can take megabytes."""
@@ -37,11 +37,10 @@ def studies(sweep: Path) -> tuple[list[Study], str]:
     """
     try:
         return [_study(path) for path in draw(sweep)], ""
-    except ValueError:
+    except NothingToDrawError:
         return [], ""
-    except Exception as error:
-        # Whatever a run has that a figure does not expect, it must not cost the other sections.
-        return [], f"The figures could not be drawn: {type(error).__name__}: {error}"
+    except BrokenStudyError as error:
+        return [_study(path) for path in error.drawn], f"Some figures are missing: {error}"
 
 
 def _study(png: Path) -> Study:

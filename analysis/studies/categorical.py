@@ -14,6 +14,7 @@ from analysis.runs import about as named
 from analysis.studies.drawing import (
     PAGE,
     Drawing,
+    alone,
     by_model,
     dataset_name,
     dots,
@@ -21,13 +22,16 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
+from kn_sweeps.cases import ProbeKind
 from kn_sweeps.metrics.answers import answered
 from kn_sweeps.metrics.base import Estimate, Results, cluster_bootstrap
 
 MEASURES = {
-    "change": "relative change of P(old)",
-    "flipped": "share of right answers lost",
+    "change": "relative change\nof P(old)",
+    "flipped": "right answers\nlost",
 }
+PROMPTS: dict[ProbeKind, str] = {"edit": "prompts that locate", "rephrase": "held-out prompts"}
+"""The edit's own prompt is among those that locate: only the others are a test of them."""
 NEURONS = ("kn", "random(kn)")
 
 
@@ -37,8 +41,9 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         run
         for run in runs
         if run.method in NEURONS
+        and run.summary["intent"] == "erase"
         and run.dataset in ("blimp", "pararel")
-        and run.summary["regime"] == "single"
+        and alone(run)
     ]
     for model, some in by_model(fitting):
         if {run.method for run in some} < set(NEURONS):
@@ -48,9 +53,9 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         yield Drawing(f"categorical_{model}", numbers, _figure(model, numbers), table=table)
 
 
-def moved(results: Results) -> dict[str, Estimate]:
+def moved(results: Results, kind: ProbeKind) -> dict[str, Estimate]:
     """`change`, (post - pre) / pre of P(old), and `flipped`, of the answers that were right."""
-    rows = results.of("edit")
+    rows = results.of(kind)
     change = np.expm1((rows["post_log_prob_old"] - rows["pre_log_prob_old"]).to_numpy(float))
     was, still = (answered(rows, when, "old", "exact") for when in ("pre", "post"))
     flipped = np.where(was == 1, 1 - still, np.nan)
@@ -64,13 +69,10 @@ def _lines(run: Run) -> Iterator[dict[str, object]]:
     sources = sorted(run.results.rows["source"].unique())
     parts = {"all": run.results, **{name: of_source(run.results, name) for name in sources}}
     for source, results in parts.items():
-        for measure, estimate in moved(results).items():
-            yield {
-                **named(run),
-                "source": source,
-                "measure": measure,
-                **asdict(estimate),
-            }
+        for kind in PROMPTS:
+            for measure, estimate in moved(results, kind).items():
+                about = {**named(run), "source": source, "prompts": kind, "measure": measure}
+                yield {**about, **asdict(estimate)}
 
 
 def _figure(model: str, numbers: pd.DataFrame) -> Figure:
@@ -84,25 +86,34 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
         ]
     ]
     methods = method_order(numbers["method"])
+    judged = numbers[numbers["n"] > 0]
+    shown = [
+        (measure, kind)
+        for measure in MEASURES
+        for kind in PROMPTS
+        if ((judged["measure"] == measure) & (judged["prompts"] == kind)).any()
+    ]
     figure = Figure(figsize=(PAGE, 0.13 * len(order) + 1.1), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for panel, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+    panels = figure.subplots(1, len(shown), sharey=True)
+    for panel, (measure, kind) in zip(panels, shown, strict=True):
+        of_panel = numbers[(numbers["measure"] == measure) & (numbers["prompts"] == kind)]
         for n, method in enumerate(methods):
-            rows = numbers[(numbers["measure"] == measure) & (numbers["method"] == method)]
+            rows = of_panel[of_panel["method"] == method]
             by_source = rows.set_index(["dataset", "source"])
             there = [at for at, key in enumerate(order) if key in by_source.index]
             chosen = by_source.loc[[order[at] for at in there]]
-            judged = chosen["value"].notna().to_numpy()
+            there_too = chosen["value"].notna().to_numpy()
             dots(
                 panel,
-                chosen[judged],
-                (np.array(there) + 0.25 * n - 0.12)[judged],
+                chosen[there_too],
+                (np.array(there) + 0.25 * n - 0.12)[there_too],
                 method=method,
-                label="knowledge neurons" if method == "kn" else "random neurons",
+                label=method,
             )
         panel.axvline(0, color="black", lw=0.6)
-        panel.set_xlabel(label)
-    panels[1].set_xlim(-0.03, 1.03)
+        panel.set(xlabel=MEASURES[measure], title=PROMPTS[kind])
+        if measure == "flipped":
+            panel.set_xlim(-0.05, 1.05)
     names = [
         dataset_name(dataset).upper() if source == "all" else source.replace("_", " ")
         for dataset, source in order

@@ -63,12 +63,14 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     panels = figure.subplots(len(datasets), len(components), sharey="row", squeeze=False)
     for line, dataset in zip(panels, datasets, strict=True):
         of_dataset = numbers[numbers["dataset"] == dataset]
-        largest = float(of_dataset["value"].max())
+        largest = float(of_dataset["value"].abs().max())
+        negative = bool((of_dataset["value"] < -0.02 * largest).any())
         roles = [role for role in ROLES if role in set(of_dataset["role"])]
         for panel, component in zip(line, components, strict=True):
             rows = of_dataset[of_dataset["component"] == component]
             values = rows.pivot_table(index="role", columns="layer", values="value")
-            image = heat(panel, values.reindex(roles), diverging=False, limit=max(largest, 1e-12))
+            limit = max(largest, 1e-12)
+            image = heat(panel, values.reindex(roles), diverging=negative, limit=limit)
             panel.set_title(TITLES[component])
             layers = np.array(values.columns)
             panel.set_xticks(layers[:: max(1, len(layers) // 6)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.runs import Run, about
-from analysis.studies.drawing import COLOURS, PAGE, Drawing, by_model, legend, method_order
-from kn_sweeps.metrics.cooccurrence import NAME, pairs
+from analysis.studies.drawing import COLOURS, PAGE, Drawing, alone, by_model, legend, method_order
+from kn_sweeps.metrics.cooccurrence import NAME, CoOccurrence, pairs
 
 AXES = {
     "attribution": "attribution of the edited neurons",
@@ -20,17 +21,20 @@ AXES = {
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:
     """A figure a model: a row a method, attribution and loss against the log count."""
-    fitting = [run for run in runs if not run.results.measurements.get(NAME, pd.DataFrame()).empty]
+    fitting = [
+        run
+        for run in runs
+        if alone(run) and not run.results.measurements.get(NAME, pd.DataFrame()).empty
+    ]
     for model, some in by_model(fitting):
         numbers = pd.concat(
             [pairs(run.results).assign(**about(run)) for run in some], ignore_index=True
         )
         correlations = pd.DataFrame(
             [
-                {**about(run), "metric": name, **run.summary["metrics"][name]}
+                {**about(run), "metric": name, **asdict(estimate)}
                 for run in some
-                for name in run.summary["metrics"]
-                if name.startswith("cooccurrence_")
+                for name, estimate in CoOccurrence()(run.results).items()
             ]
         )
         yield Drawing(

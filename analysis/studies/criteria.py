@@ -12,6 +12,7 @@ from analysis.runs import Run, about
 from analysis.studies.drawing import (
     COLUMN,
     Drawing,
+    alone,
     by_model,
     dots,
     legend,
@@ -49,9 +50,7 @@ def synonymy(runs: Sequence[Run]) -> Iterator[Drawing]:
 def _study(
     runs: Sequence[Run], name: str, metrics: Mapping[str, str], kind: str
 ) -> Iterator[Drawing]:
-    fitting = [
-        run for run in runs if name in run.summary["metrics"] and run.summary["regime"] == "single"
-    ]
+    fitting = [run for run in runs if name in run.summary["metrics"] and alone(run)]
     for model, some in by_model(fitting):
         if not any(_replaces(run) for run in some):
             continue

@@ -14,8 +14,6 @@ from kn_sweeps.data.determiners import DETERMINERS
 
 MOST = 24
 """Neurons drawn at most."""
-THRESHOLD = 0.2
-"""A prompt's coarse set: scores above this share of its maximum."""
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:
@@ -48,7 +46,8 @@ def _numbers(run: Run) -> pd.DataFrame:
     means = {word: scores[word].mean(0) for word in words}
     # A prompt with a likely answer must not outweigh the others: each is measured by its largest.
     relative = {word: (scores[word] / scores[word].max(1, keepdims=True)).mean(0) for word in words}
-    shares = {word: _coarse_share(scores[word]) for word in words}
+    threshold = float(run.setting("method.threshold") or 0)
+    shares = {word: _coarse_share(scores[word], threshold) for word in words}
     lines = []
     for layer, index in list(named)[:MOST]:
         at = layer * width + index
@@ -71,9 +70,9 @@ def _numbers(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _coarse_share(scores: np.ndarray) -> np.ndarray:
+def _coarse_share(scores: np.ndarray, threshold: float) -> np.ndarray:
     """In which share of the prompts' coarse sets each neuron is."""
-    share: np.ndarray = (scores > THRESHOLD * scores.max(1, keepdims=True)).mean(0)
+    share: np.ndarray = (scores > threshold * scores.max(1, keepdims=True)).mean(0)
     return share
 
 
@@ -85,7 +84,7 @@ def _shared_by(located: Mapping[str, Sequence[Sequence[int]]], layer: int, index
     numbers = [
         number
         for number in dict.fromkeys(DETERMINERS.values())
-        if {word for word in located if DETERMINERS.get(word) == number} <= having
+        if {word for word, own in DETERMINERS.items() if own == number} <= having
     ]
     return "both" if len(numbers) == 2 else "".join(numbers)
 

@@ -69,6 +69,11 @@ def by_setting(runs: Iterable[Run]) -> Iterator[tuple[str, list[Run]]]:
             yield name, [first[dataset] for dataset in sorted(first)]
 
 
+def alone(run: Run) -> bool:
+    """Whether every edit was in effect by itself."""
+    return bool(run.summary["regime"] == "single")
+
+
 def dataset_name(dataset: str) -> str:
     """A dataset as figures call it."""
     return DATASETS.get(dataset, dataset)

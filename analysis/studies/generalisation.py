@@ -10,7 +10,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.runs import Run, about
-from analysis.studies.drawing import PAGE, Drawing, by_model, dataset_name, heat
+from analysis.studies.drawing import (
+    PAGE,
+    Drawing,
+    alone,
+    by_model,
+    dataset_name,
+    heat,
+    method_order,
+)
 from kn_sweeps.metrics.base import cluster_bootstrap
 from kn_sweeps.metrics.locality import unchanged
 
@@ -22,6 +30,7 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         for run in runs
         if run.dataset in ("blimp", "pararel")
         and run.method != "none"
+        and alone(run)
         and not run.results.of("elsewhere").empty
     ]
     for model, some in by_model(fitting):
@@ -64,21 +73,29 @@ def _summary(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _figure(model: str, dataset: str, numbers: pd.DataFrame) -> Figure:
+    """A matrix a method; a method and its control have one scale."""
     names = sorted(set(numbers["edited"]) | set(numbers["measured"]))
-    methods = list(dict.fromkeys(numbers["method"]))
-    height = 0.17 * len(names) + 1.9
-    figure = Figure(figsize=(PAGE, height), layout="constrained")
-    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-    for panel, method in zip(panels, methods, strict=True):
+    shown = [name.replace("_", " ") for name in names]
+    methods = method_order(numbers["method"])
+    columns = min(2, len(methods))
+    lines = -(-len(methods) // columns)
+    figure = Figure(figsize=(PAGE, lines * (0.16 * len(names) + 0.5) + 1.4), layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for panel, method in zip(panels, methods, strict=False):
         rows = numbers[numbers["method"] == method]
+        same_intent = numbers[numbers["intent"] == rows["intent"].iloc[0]]
+        limit = float(same_intent["value"].abs().max()) or 1e-12
         matrix = rows.pivot_table(index="edited", columns="measured", values="value")
-        matrix = matrix.reindex(index=names, columns=names)
-        matrix.index = pd.Index([name.replace("_", " ") for name in names])
-        image = heat(panel, matrix, diverging=True)
-        panel.set_xticks(range(len(names)), matrix.index, rotation=60, ha="right")
-        panel.tick_params(labelsize=5.5)
-        panel.set(title=f"{method} ({rows['intent'].iloc[0]})", xlabel="measured on")
+        matrix = matrix.reindex(index=names, columns=names).set_axis(shown, axis="index")
+        image = heat(panel, matrix, diverging=True, limit=limit)
+        panel.set_title(f"{method} ({rows['intent'].iloc[0]})")
         figure.colorbar(image, ax=panel, label="change of log P(old), nats", pad=0.01)  # type: ignore[arg-type]
-    panels[0].set_ylabel("edited on")
+    for panel in panels[len(methods) :]:
+        panel.set_visible(False)
+    for panel in panels:
+        panel.set_xticks(range(len(names)), shown, rotation=60, ha="right")
+        panel.tick_params(labelsize=5.5)
+    figure.supxlabel("measured on", fontsize=7.5)
+    figure.supylabel("edited on", fontsize=7.5)
     figure.suptitle(f"{model}, {dataset_name(dataset)}", fontsize=8)
     return figure

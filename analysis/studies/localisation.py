@@ -21,12 +21,19 @@ from analysis.studies.drawing import (
     named_rows,
 )
 from kn_sweeps.metrics.base import FloatArray
-from kn_sweeps.metrics.localisation import layer_histogram, null_r_squared, r_squared
+from kn_sweeps.metrics.localisation import (
+    layer_histogram,
+    mixed_r_squared,
+    null_r_squared,
+    r_squared,
+)
 
 FEWEST = 3
 """Sources that make a comparison."""
-SHUFFLES = 20
-"""Permutations behind the null of each source."""
+SHUFFLES = 5
+"""Permutations of scores behind the lower null, which hardly varies."""
+DRAWS = 500
+"""Sets of prompts of all sources behind the upper one."""
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:
@@ -50,8 +57,9 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
 
 
 def _table(run: Run) -> pd.DataFrame:
-    """A row a source: prompts, neurons, tau, R1^2 and its null."""
+    """A row a source: prompts, neurons, tau, R1^2 and its nulls."""
     results = run.results
+    mixed = mixed_r_squared(results.attributions, draws=DRAWS, seed=0)
     lines = []
     for source, scores in sorted(results.attributions.items()):
         located = [found for found in results.located if found["source"] == source]
@@ -66,11 +74,20 @@ def _table(run: Run) -> pd.DataFrame:
                 "tau": float(np.mean([found["tau"] for found in located])),
                 "layer": float(np.mean([n[0] for found in located for n in found["neurons"]])),
                 "r_squared": r_squared(scores),
-                "null": float(np.mean(null)) if len(null) else None,
-                "null_high": float(np.quantile(null, 0.95)) if len(null) else None,
+                "shuffled": float(np.mean(null)) if len(null) else None,
+                **_beside(r_squared(scores), mixed[source]),
             }
         )
     return pd.DataFrame(lines)
+
+
+def _beside(value: float | None, mixed: FloatArray) -> dict[str, float | None]:
+    """R1^2 of prompts of all sources: the mean, 95 % of it, and how seldom it is as high."""
+    if value is None or not len(mixed):
+        return {"mixed": None, "mixed_low": None, "mixed_high": None, "p": None}
+    low, high = np.quantile(mixed, [0.025, 0.975])
+    p = (1 + int((mixed >= value).sum())) / (1 + len(mixed))
+    return {"mixed": float(mixed.mean()), "mixed_low": low, "mixed_high": high, "p": p}
 
 
 def _layers(run: Run) -> pd.DataFrame:
@@ -132,8 +149,10 @@ def _figure(model: str, numbers: pd.DataFrame, layers: pd.DataFrame) -> Figure:
             color=colours[dataset],
             label=dataset_name(dataset),
         )
+    low, high = (ordered[end].astype(float) for end in ("mixed_low", "mixed_high"))
+    right.hlines(at, low, high, color=GREY, lw=1.2, label="prompts of all sources, 95 %")
     right.plot(
-        ordered["null"].astype(float), at, "|", ms=4, color=GREY, label="null: scores shuffled"
+        ordered["shuffled"].astype(float), at, "|", ms=4, color=GREY, label="scores shuffled"
     )
     named_rows(right, [name.replace("_", " ") for name in ordered["source"]])
     right.tick_params(axis="y", labelsize=5.5)

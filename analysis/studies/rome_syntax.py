@@ -12,6 +12,7 @@ from analysis.runs import Run, by_source
 from analysis.studies.drawing import (
     PAGE,
     Drawing,
+    alone,
     by_model,
     dots,
     legend,
@@ -32,7 +33,7 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
         for run in runs
         if run.dataset == "blimp"
         and run.summary["intent"] == "replace"
-        and run.summary["regime"] == "single"
+        and alone(run)
         and not run.results.of("rephrase").empty
     ]
     for model, some in by_model(fitting):

@@ -229,7 +229,7 @@ class _CaseMaker:
             probes=(
                 *self._rephrasings(pair, seen),
                 *self._neighbours(name, pair),
-                *self._elsewhere(name, pair),
+                *self._elsewhere(name, pair, seen),
                 sentence,
             ),
         )
@@ -256,12 +256,13 @@ class _CaseMaker:
             probes += [_probe(other, "neighbour", label) for other in drawn]
         return probes
 
-    def _elsewhere(self, name: str, pair: Pair) -> list[Probe]:
-        """Held-out pairs of every chosen paradigm."""
+    def _elsewhere(self, name: str, pair: Pair, seen: list[Pair]) -> list[Probe]:
+        """Held-out pairs of every chosen paradigm, none that reads as what may be seen."""
         draw = shuffler(self._seed, "elsewhere", name)
+        read = {self._read(other) for other in (pair, *seen)}
         probes = []
         for paradigm in self._chosen:
-            pool = [other for other in self._held_out[paradigm] if other != pair]
+            pool = [other for other in self._held_out[paradigm] if self._read(other) not in read]
             drawn = draw.sample(pool, min(self._options.elsewhere, len(pool)))
             probes += [_probe(other, "elsewhere", paradigm) for other in drawn]
         return probes

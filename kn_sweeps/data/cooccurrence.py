@@ -10,6 +10,11 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.!?;:]")
 _ENDS = frozenset(".!?;:")
 
 
+def is_word(text: str) -> bool:
+    """Whether a text is one word, as `count_following` cuts words."""
+    return _WORD.fullmatch(text) is not None and text not in _ENDS
+
+
 def count_following(
     texts: Iterable[str], first: Collection[str], second: Collection[str], window: int
 ) -> Counter[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.cases import Case
-from kn_sweeps.data.cooccurrence import count_following
+from kn_sweeps.data.cooccurrence import count_following, is_word
 from kn_sweeps.data.texts import texts_of
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.measurements.base import Measure, Record
@@ -49,9 +49,14 @@ class CoOccurrence:
 
     def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:  # noqa: ARG002
         """Read the text once, counting the answers and triggers of all cases."""
-        pairs = [_pair(case) for case in cases]
-        if not any(one and other for one, other in pairs):
-            raise ValueError("co-occurrence is that of answer and subject; no case has a subject")
+        pairs = [pair for case in cases if (pair := _pair(case)) is not None]
+        if not pairs:
+            raise ValueError(
+                "co-occurrence is that of an answer and its subject of one word each; no case has "
+                "both"
+            )
+        if len(pairs) < len(cases):
+            log.info("co-occurrence: %d cases have no such pair", len(cases) - len(pairs))
         texts = itertools.islice(texts_of(self.texts), self.samples)
         first, second = ({pair[n] for pair in pairs} for n in (0, 1))
         counts = count_following(texts, first, second, self.window)
@@ -68,15 +73,18 @@ class CoOccurrence:
         def measure(
             cases: Sequence[Case], plan: Plan, _rows: Sequence[Mapping[str, Any]]
         ) -> list[Record]:
-            own = [case for case in cases if case.id not in plan.failed]
+            own = {
+                case: pair
+                for case in cases
+                if case.id not in plan.failed and (pair := _pair(case)) is not None
+            }
             probes = [edit_probe(case) for case in own]
             prompts = [lm.encode(probe.query, probe.old) for probe in probes]
             found = attributor(lm, prompts)
             records = []
-            for case, one in zip(own, found, strict=True):
+            for (case, pair), one in zip(own.items(), found, strict=True):
                 edit = plan.edits[plan.edit_of[case.id]]
                 neurons = edit.neurons if isinstance(edit, NeuronScale) else ()
-                pair = _pair(case)
                 records.append(
                     {
                         "case": case.id,
@@ -95,9 +103,11 @@ class CoOccurrence:
         return measure
 
 
-def _pair(case: Case) -> tuple[str, str]:
-    """Answer and subject in the order of the text, in lower case."""
-    probe = edit_probe(case)
+def _pair(case: Case) -> tuple[str, str] | None:
+    """Answer and subject in the order of the text, in lower case; None unless each is one word."""
+    probe = case.edit
+    if probe is None or not (is_word(probe.old) and is_word(probe.query.subject_text)):
+        return None
     answer, subject = probe.old.lower(), probe.query.subject_text.lower()
     span = probe.query.subject
     behind = span is not None and span[0] >= len(probe.query.prefix)

@@ -24,7 +24,8 @@ MIDDLE = "subject, middle tokens"
 LAST = "subject, last token"
 AFTER = "after the subject"
 READ = "where the answer is read"
-ROLES = (BEFORE, FIRST, MIDDLE, LAST, AFTER, READ)
+LAST_READ = "subject, last token, read there"
+ROLES = (BEFORE, FIRST, MIDDLE, LAST, AFTER, READ, LAST_READ)
 """What a token is to the fact or rule; a subject of one token is its last."""
 
 
@@ -103,8 +104,9 @@ class Tracing:
 def roles(prompt: Encoded, kind: LMKind) -> list[str]:
     """The role of every position of a prompt that has a subject.
 
-    A causal LM reads its answer off the last token, a masked one off the masks in its place; the
-    subject's roles win where that token is the subject's.
+    A causal LM reads its answer off the last token, a masked one off the masks in its place. Where
+    a subject ends the prompt its last token is both, and restoring its upper layers restores the
+    answer whatever they hold: a role of its own.
     """
     assert prompt.subject is not None
     (start, stop), (slot, end) = prompt.subject, prompt.target
@@ -113,7 +115,7 @@ def roles(prompt: Encoded, kind: LMKind) -> list[str]:
     for at in range(slot - 1, slot) if causal else range(slot, end):
         found[at] = READ
     found[start:stop] = [FIRST] + [MIDDLE] * (stop - start - 1)
-    found[stop - 1] = LAST
+    found[stop - 1] = LAST_READ if causal and stop == slot else LAST
     return found
 
 

@@ -19,23 +19,28 @@ def pairs(results: Results) -> pd.DataFrame:
     """A row a pair of words: `source`, `first`, `second`, `count`, and the means over its cases.
 
     `attribution` is what the edited neurons add to the answer's probability, `loss` how many nats
-    the edit takes from it.
+    the edit takes from it. `stratum` is the source with the word of the pair that has fewer
+    different ones there (the determiner, the object), `cluster` the other word.
     """
     records = results.measurements[NAME]
     rows = results.of("edit").set_index("case")
     loss = rows["pre_log_prob_old"] - rows["post_log_prob_old"]
     records = records.assign(loss=records["case"].map(loss))
     words = ["source", "first", "second", "count"]
-    return records.groupby(words, as_index=False)[["attribution", "loss"]].mean()
+    table = records.groupby(words, as_index=False)[["attribution", "loss"]].mean()
+    shared, other = sorted(("first", "second"), key=lambda word: table[word].nunique())
+    return table.assign(stratum=table["source"] + " " + table[shared], cluster=table[other])
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
     """Spearman's correlation within strata: ranks are taken and centred within each.
 
+    A stratum in which one of the two does not vary says nothing and is left out.
+
     Returns:
-        A number in [-1, 1]; NaN where the ranks of one do not vary within any stratum.
+        A number in [-1, 1]; NaN where nothing is left.
     """
-    groups = _members(strata)
+    groups = telling(x, y, strata)
     a, b = _ranks(np.asarray(x, float), groups), _ranks(np.asarray(y, float), groups)
     spread = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / spread if spread > 0 else float("nan")
@@ -45,14 +50,14 @@ def permutation_p(
     x: ArrayLike, y: ArrayLike, strata: ArrayLike, *, permutations: int, seed: int
 ) -> float:
     """Two-sided p-value of `rank_correlation` under shuffling within strata."""
-    groups = _members(strata)
+    groups = telling(x, y, strata)
     a, b = _ranks(np.asarray(x, float), groups), _ranks(np.asarray(y, float), groups)
     generator = np.random.default_rng(seed)
     observed, extreme = abs(float(a @ b)), 0
     for _ in range(permutations):
         shuffled = b.copy()
-        for members in groups:
-            shuffled[members] = b[generator.permutation(members)]
+        for at in groups:
+            shuffled[at] = b[generator.permutation(at)]
         # Rounding must not make an equal arrangement look less extreme.
         extreme += abs(float(a @ shuffled)) >= observed - 1e-12
     return (1 + extreme) / (1 + permutations)
@@ -69,7 +74,7 @@ class CoOccurrence(Metric):
     permutations: int = 2000
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
-        """Correlate counts with attribution and with what the edit takes, within each source."""
+        """Correlate counts with attribution and with what the edit takes, within each stratum."""
         if NAME not in results.measurements or results.measurements[NAME].empty:
             return {}
         table = pairs(results)
@@ -81,28 +86,40 @@ class CoOccurrence(Metric):
         return estimates
 
     def _correlated(self, table: pd.DataFrame, what: str) -> tuple[Estimate, Estimate]:
-        n = len(table)
-        columns = [table[name].to_numpy() for name in ("count", what, "source")]
-        value = rank_correlation(*columns) if n else float("nan")
-        if not np.isfinite(value):
-            return Estimate(None, None, None, n), Estimate(None, None, None, n)
+        columns = [table[name].to_numpy() for name in ("count", what, "stratum")]
+        n = sum(map(len, telling(*columns)))
+        if n == 0:
+            return Estimate(None, None, None, 0), Estimate(None, None, None, 0)
+        value = rank_correlation(*columns)
         generator = np.random.default_rng(self.seed)
-        drawn = (generator.integers(n, size=n) for _ in range(self.resamples))
-        found = [rank_correlation(*(column[at] for column in columns)) for at in drawn]
+        clusters = members(table["cluster"].to_numpy())
+        found = []
+        for _ in range(self.resamples):
+            drawn = generator.integers(len(clusters), size=len(clusters))
+            at = np.concatenate([clusters[one] for one in drawn])
+            found.append(rank_correlation(*(column[at] for column in columns)))
         tail = (1 - self.confidence) / 2
-        low, high = np.nanquantile(found, [tail, 1 - tail])
+        judged = np.array(found)[np.isfinite(found)]
+        low, high = np.quantile(judged, [tail, 1 - tail]) if len(judged) else (None, None)
         p = permutation_p(*columns, permutations=self.permutations, seed=self.seed)
-        return Estimate(value, float(low), float(high), n), Estimate(p, None, None, n)
+        return Estimate(value, low, high, n), Estimate(p, None, None, n)
 
 
-def _members(strata: ArrayLike) -> list[NDArray[np.intp]]:
-    codes, names = pd.factorize(np.asarray(strata))
+def members(groups: ArrayLike) -> list[NDArray[np.intp]]:
+    """Where the members of each group are."""
+    codes, names = pd.factorize(np.asarray(groups))
     return [np.flatnonzero(codes == n) for n in range(len(names))]
+
+
+def telling(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> list[NDArray[np.intp]]:
+    """Where the members of each stratum are, of those in which both vary."""
+    values = np.asarray(x, float), np.asarray(y, float)
+    return [at for at in members(strata) if all(np.ptp(one[at]) > 0 for one in values)]
 
 
 def _ranks(values: FloatArray, groups: list[NDArray[np.intp]]) -> FloatArray:
     ranks = np.zeros(len(values))
-    for members in groups:
-        ranked = rankdata(values[members])
-        ranks[members] = (ranked - ranked.mean()) / len(members)
+    for at in groups:
+        ranked = rankdata(values[at])
+        ranks[at] = (ranked - ranked.mean()) / len(at)
     return ranks

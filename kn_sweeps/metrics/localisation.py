@@ -55,6 +55,38 @@ def null_r_squared(
     return np.array([value for value in found if value is not None], np.float64)
 
 
+def mixed_r_squared(
+    scores: Mapping[str, NDArray[np.floating[Any]]], *, draws: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """R1^2 of as many prompts as each source has, drawn from those of all sources.
+
+    Neurons that are active whatever is asked make all prompts alike: a source is localised by
+    what it has beyond that.
+
+    Args:
+        scores: Attributions by source, all with the same neurons.
+        draws: How many sets of prompts.
+        seed: Of the draws.
+
+    Returns:
+        By source, one value a draw; empty for fewer than two prompts.
+    """
+    rows = np.concatenate([np.asarray(one, np.float32) for one in scores.values()])
+    lengths = np.linalg.norm(rows, axis=1)
+    unit = rows[lengths > 0] / lengths[lengths > 0, None]
+    gram = (unit @ unit.T).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    found = {}
+    for source, own in scores.items():
+        n = min(len(own), len(gram))
+        values = []
+        for _ in range(draws if n > 1 else 0):
+            at = generator.choice(len(gram), size=n, replace=False)
+            values.append((np.linalg.eigvalsh(gram[np.ix_(at, at)])[-1] - 1) / (n - 1))
+        found[source] = np.clip(np.array(values, np.float64), 0, 1)
+    return found
+
+
 def layer_histogram(located: Sequence[Mapping[str, Any]], layers: int) -> NDArray[np.int64]:
     """Number of located neurons in each layer, over all edits; shape (layers,), layers from 0."""
     found = [int(layer) for entry in located for layer, _ in entry["neurons"]]

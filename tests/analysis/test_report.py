@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.figures import BrokenStudyError
 from analysis.report import main
 from analysis.reporting import examples as examples_module
 from analysis.reporting import neurons as neurons_module
@@ -192,11 +193,11 @@ def test_figures_that_cannot_be_drawn_cost_nothing_else(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Path) -> list[Path]:
-        raise TypeError("<b>odd")
+        raise BrokenStudyError([], {"layers": TypeError("<b>odd")})
 
     monkeypatch.setattr(studies_module, "draw", fail)
     page = _written(sweep)
-    assert "could not be drawn: TypeError: &lt;b&gt;odd" in page
+    assert "layers: TypeError: &lt;b&gt;odd" in page
     assert len(embedded(page, "comparison")["runs"]) == 2
 
 

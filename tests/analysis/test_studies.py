@@ -13,8 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from analysis.figures import draw
+from analysis.figures import BrokenStudyError, draw
 from analysis.runs import read_runs
+from analysis.studies import STUDIES
+from analysis.studies.drawing import Drawing
 from kn_sweeps.cli import CONF
 from kn_sweeps.metrics.significance import paired_test
 from kn_sweeps.models.loading import LastLoaded
@@ -103,6 +105,7 @@ def test_what_is_suppressed_is_measured_on_every_modifier(results: Path) -> None
         assert found["value"] == pytest.approx(((np.exp(post) - np.exp(pre)) / np.exp(pre)).mean())
         assert found["p"] == pytest.approx(paired_test(pre, post))
         assert found["p_holm"] >= found["p"]
+        assert np.isnan(found["p_vs_random"]) == one.method.startswith("random")
         assert found["n"] == 4
 
 
@@ -123,8 +126,8 @@ def test_a_matrix_of_effects_has_every_pair(results: Path) -> None:
     numbers = pd.read_csv(sweep / "figures" / "generalisation_blimp_tiny_gpt2.csv")
     sources = set(numbers["edited"])
     assert set(numbers["measured"]) == sources
-    assert set(numbers["method"]) == {"kn", "rome"}
-    assert len(numbers) == 2 * len(sources) ** 2
+    assert set(numbers["method"]) == {"kn", "random(kn)", "rome", "random(rome)"}
+    assert len(numbers) == 4 * len(sources) ** 2
 
 
 def test_examples_show_what_the_model_said(results: Path) -> None:
@@ -133,6 +136,32 @@ def test_examples_show_what_the_model_said(results: Path) -> None:
     examples = pd.read_csv(sweep / "figures" / "symmetry_tiny_gpt2_examples.csv")
     assert set(examples["probe"]) == {"edit", "reversed", "residue"}
     assert examples[["p_old_before", "p_new_after"]].stack().between(0, 1).all()
+
+
+def test_two_sets_of_shards_are_two_runs_each_with_its_own_rows(tmp_path: Path) -> None:
+    overrides = ("method=kn", "dataset=pararel", "dataset.relations=[P36]", "limit=4")
+    config = composed(*overrides, "tracker=none", f"results_dir={tmp_path}")
+    for shard in ("0/2", "1/2", "0/4", "1/4", "2/4", "3/4"):
+        run({**config, "shard": shard})
+    runs = read_runs(tmp_path / "default")
+    assert sorted(len(one.directories) for one in runs) == [2, 4]
+    first, second = (one.results.of("edit") for one in runs)
+    assert first["case"].tolist() == second["case"].tolist()
+    assert first["case"].is_unique
+
+
+def test_a_broken_study_costs_no_other_and_is_said(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(runs: object) -> Iterator[Drawing]:
+        raise KeyError("gone")
+        yield
+
+    sweep = _sweep(results, "localisation")
+    monkeypatch.setattr("analysis.figures.STUDIES", (broken, *STUDIES))
+    with pytest.raises(BrokenStudyError, match="KeyError: 'gone'") as caught:
+        draw(sweep)
+    assert [path.stem for path in caught.value.drawn] == ["localisation_tiny_gpt2"]
 
 
 def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
@@ -144,7 +173,7 @@ def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
     assert names >= {"categorical_tiny_bert", "localisation_tiny_bert_kn_seed_0"}
     numbers = pd.read_csv(tmp_path / "categorical" / "figures" / "categorical_tiny_bert.csv")
     assert {"kn, seed 0", "kn, seed 1", "random(kn), seed 0"} <= set(numbers["method"])
-    assert not numbers.duplicated(["dataset", "method", "source", "measure"]).any()
+    assert not numbers.duplicated(["dataset", "method", "source", "prompts", "measure"]).any()
 
 
 def test_shards_of_a_study_are_drawn_as_one_run(tmp_path: Path) -> None:

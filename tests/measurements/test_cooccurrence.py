@@ -91,7 +91,23 @@ def test_an_edit_without_neurons_has_no_attribution(some_lm: LanguageModel) -> N
     assert math.isnan(record["attribution"])
 
 
+def test_only_pairs_of_single_words_are_counted(some_lm: LanguageModel, tmp_path: Path) -> None:
+    fact = Case(
+        "f/0",
+        "P36",
+        "fact",
+        Probe(Query("The capital of India is ", ".", (15, 20)), "New Delhi", "Rome", "edit"),
+    )
+    unasked = Case("s/0", "wh", "syntax", None)
+    case = _agreement(some_lm)
+    plan = Plan({"e": NeuronScale((), 1.0)}, {"f/0": "e", "s/0": "e", case.id: "e"})
+    records = CoOccurrence().begin(some_lm, [fact, unasked, case], 0)(
+        [fact, unasked, case], plan, []
+    )
+    assert [record["case"] for record in records] == [case.id]
+
+
 def test_without_a_subject_there_is_no_pair(causal_lm: LanguageModel) -> None:
     bare = Case("c", "P36", "fact", Probe(Query("The city of "), "Paris", "Rome", "edit"))
-    with pytest.raises(ValueError, match="no case has a subject"):
+    with pytest.raises(ValueError, match="one word each; no case has both"):
         CoOccurrence().begin(causal_lm, [bare], 0)

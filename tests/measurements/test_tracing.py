@@ -14,6 +14,7 @@ from kn_sweeps.measurements.tracing import (
     BEFORE,
     FIRST,
     LAST,
+    LAST_READ,
     MIDDLE,
     READ,
     Tracing,
@@ -48,12 +49,12 @@ def test_every_token_has_its_role(some_lm: LanguageModel) -> None:
     assert found == (causal if some_lm.kind == "causal" else [*head, AFTER, READ, AFTER, AFTER])
 
 
-def test_a_subject_of_one_token_is_its_last_and_not_where_it_is_read(
+def test_a_subject_that_ends_the_prompt_has_a_role_of_its_own(
     causal_lm: LanguageModel,
 ) -> None:
     case = _case("The capital of France _", "France", "Paris")
     assert case.edit is not None
-    assert roles(causal_lm.encode(case.edit.query, "Paris"), "causal") == [BEFORE] * 4 + [LAST]
+    assert roles(causal_lm.encode(case.edit.query, "Paris"), "causal") == [BEFORE] * 4 + [LAST_READ]
 
 
 def test_records_are_the_traces_means_over_a_roles_tokens(some_lm: LanguageModel) -> None:

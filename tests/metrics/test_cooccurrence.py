@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from kn_sweeps.metrics.base import Results
-from kn_sweeps.metrics.cooccurrence import CoOccurrence, permutation_p, rank_correlation
+from kn_sweeps.metrics.cooccurrence import (
+    CoOccurrence,
+    permutation_p,
+    rank_correlation,
+    telling,
+)
 
 Row = Callable[..., dict[str, Any]]
 
@@ -34,6 +39,32 @@ def test_what_differs_between_strata_only_does_not_count() -> None:
     x, y = (rng.normal(size=400) + 10 * strata for _ in range(2))
     assert rank_correlation(x, y, [0] * 400) > 0.7
     assert abs(rank_correlation(x, y, strata)) < 0.15
+
+
+def test_a_stratum_in_which_nothing_varies_says_nothing() -> None:
+    x, y = [1, 2, 3, 0, 0, 0], [4, 5, 6, 9, 1, 5]
+    strata = ["seen"] * 3 + ["never"] * 3
+    assert rank_correlation(x, y, strata) == pytest.approx(1)
+    assert sum(map(len, telling(x, y, strata))) == 3
+    assert np.isnan(rank_correlation(x[3:], y[3:], strata[3:]))
+
+
+def test_how_frequent_a_determiner_is_does_not_count(row: Row) -> None:
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for n in range(40):
+        pairs = [(word, noun) for word in ("this", "that") for noun in range(12)]
+        records = [
+            {"case": f"{n}", "source": "singular", "first": word, "second": f"noun{noun}"}
+            | {"count": 10 * (word == "this") + rng.integers(5), "probability": 0.5}
+            | {"attribution": 5.0 * (word == "this") + rng.normal()}
+            for n, (word, noun) in enumerate(pairs)
+        ]
+        rows = [row(case=f"{n}") for n in range(len(pairs))]
+        results = Results(pd.DataFrame(rows), measurements={"cooccurrence": pd.DataFrame(records)})
+        found = CoOccurrence(permutations=99, resamples=20)(results)
+        rejected += (found["cooccurrence_attribution_p"].value or 1) < 0.05
+    assert rejected <= 6
 
 
 def test_p_is_small_for_a_relation_and_uniform_without_one() -> None:

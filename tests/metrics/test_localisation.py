@@ -10,6 +10,7 @@ from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.localisation import (
     Localisation,
     layer_histogram,
+    mixed_r_squared,
     null_r_squared,
     r_squared,
 )
@@ -62,6 +63,25 @@ def test_scores_dealt_out_at_random_have_an_r_squared_near_zero():
     assert len(null) == 10
     assert null.max() < 0.05
     assert len(null_r_squared(rows[:1], shuffles=3, seed=0)) == 0
+
+
+def test_prompts_of_all_sources_are_alike_where_neurons_are_active_whatever_is_asked():
+    rng = np.random.default_rng(0)
+    always = rng.exponential(size=500) ** 2
+    own = {name: rng.exponential(size=500) ** 2 for name in "abcdef"}
+    scores = {
+        name: always + pattern + rng.normal(scale=0.3, size=(6, 500))
+        for name, pattern in own.items()
+    }
+    mixed = mixed_r_squared(scores, draws=50, seed=0)
+    for name, rows in scores.items():
+        assert len(mixed[name]) == 50
+        assert null_r_squared(rows, shuffles=2, seed=0).max() < mixed[name].min()
+        assert mixed[name].max() < r_squared(rows)
+    everything = np.concatenate(list(scores.values()))
+    one = mixed_r_squared({"all": everything}, draws=3, seed=0)["all"]
+    assert one == pytest.approx(r_squared(everything), abs=1e-5)
+    assert len(mixed_r_squared({"a": rows[:1], "b": rows}, draws=3, seed=0)["a"]) == 0
 
 
 def test_a_row_without_a_direction_is_left_out():
