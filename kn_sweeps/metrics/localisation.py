@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from kn_sweeps.metrics.base import Estimate, Metric, Results
 
+_GRAM_ENTRIES = 2_000_000
+"""Entries of drawn Gram matrices held in memory together."""
+
 
 def r_squared(scores: NDArray[np.floating[Any]]) -> float | None:
     """How much of the prompts' attributions one common direction explains.
@@ -79,11 +82,15 @@ def mixed_r_squared(
     found = {}
     for source, own in scores.items():
         n = min(len(own), len(gram))
-        values = []
-        for _ in range(draws if n > 1 else 0):
-            at = generator.choice(len(gram), size=n, replace=False)
-            values.append((np.linalg.eigvalsh(gram[np.ix_(at, at)])[-1] - 1) / (n - 1))
-        found[source] = np.clip(np.array(values, np.float64), 0, 1)
+        left = draws if n > 1 else 0
+        values = [np.empty(0)]
+        while left > 0:
+            some = min(left, max(1, _GRAM_ENTRIES // n**2))
+            order = generator.random((some, len(gram))).argsort(axis=1)[:, :n]
+            drawn = gram[order[:, :, None], order[:, None, :]]
+            values.append((np.linalg.eigvalsh(drawn)[:, -1] - 1) / (n - 1))
+            left -= some
+        found[source] = np.clip(np.concatenate(values), 0, 1)
     return found
 
 
