@@ -18,9 +18,10 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
     found = pd.DataFrame([line for run in runs for line in _by_layer(run)])
     if found.empty:
         return
+    # A model edited at its usual layer only is no sweep over layers.
+    found = found[found.groupby(["dataset", "method", "model"])["layer"].transform("nunique") > 1]
     for (dataset, method), rows in found.groupby(["dataset", "method"]):
-        if rows["layer"].nunique() > 1:
-            yield Drawing(f"layers_{dataset}_{method}", rows, _figure(rows))
+        yield Drawing(f"layers_{dataset}_{method}", rows, _figure(rows))
 
 
 def _by_layer(run: Run) -> Iterator[dict[str, object]]:

@@ -27,6 +27,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         method = ("method=rome", "method.steps=3", f"method.layer={layer}")
         run(composed(*method, *common, f"results_dir={results}"))
     run(composed("method=none", *common, f"results_dir={results}"))
+    run(composed("model=tiny_bert", *method[:2], *common, f"results_dir={results}"))
     return results / "default"
 
 
@@ -38,6 +39,7 @@ def test_headline_metrics_are_drawn_by_layer(sweep: Path) -> None:
     numbers = pd.read_csv(folder / "layers_pararel_rome.csv")
     assert set(numbers["metric"]) == set(HEADLINES)
     assert sorted(numbers["layer"].unique()) == [0, 1]
+    assert set(numbers["model"]) == {"tiny_gpt2"}
 
 
 def test_where_there_is_nothing_to_draw_it_says_so(
