@@ -165,7 +165,7 @@ def _figure(model: str, numbers: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     right.tick_params(axis="y", labelsize=5.5)
     right.set(
         xlabel="R1² of the prompts' attributions\n"
-        f"* above prompts of all sources, Holm-corrected p < {LEVEL}",
+        f"* above prompts of all sources,\nHolm-corrected p < {LEVEL}",
         xlim=(-0.03, 1.03),
     )
     legend(figure, right, title=model)
