@@ -26,6 +26,12 @@ from kn_sweeps.models.language_model import LanguageModel
 # Small matrices gain nothing from a second thread and lose much when a core is shared.
 torch.set_num_threads(1)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the file that takes longest and mostly waits: other processes do the rest."""
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+
+
 WORDS = (
     *("The", "capital", "of", "is", "in", "city", "France", "Italy", "India", "Peru", "Paris"),
     *("Rome", "New", "Delhi", "Lima", "a", "b", "c", "d", "this", "that", "these", "those"),

@@ -44,6 +44,7 @@ def _numbers(run: Run) -> pd.DataFrame:
                 "role": role,
                 "layer": layer,
                 **asdict(estimate),
+                "cases": len(cases),
                 "total_effect": total,
             }
         )
@@ -75,7 +76,7 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
             layers = np.array(values.columns)
             panel.set_xticks(layers[:: max(1, len(layers) // 6)])
             panel.set_xlabel("layer")
-        cases, total = int(of_dataset["n"].max()), of_dataset["total_effect"].iloc[0]
+        cases, total = of_dataset["cases"].iloc[0], of_dataset["total_effect"].iloc[0]
         line[0].set_ylabel(f"{dataset_name(dataset)}\n{cases} cases, total effect {total:.2f}")
         figure.colorbar(image, ax=list(line), label="average indirect effect", pad=0.01)  # type: ignore[arg-type]
     figure.suptitle(model, fontsize=8)

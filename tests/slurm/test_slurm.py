@@ -311,7 +311,8 @@ def test_what_waits_is_not_changed_by_an_edit_of_the_configs(sweep: Sweep) -> No
 
 
 def test_cancel_stops_what_waits_and_what_runs(sweep: Sweep) -> None:
-    assert sweep.launch(*SLOW, "seed=0,1,2", "runs_per_task=1").returncode == 0
+    # Long enough that none ends by itself before it is told, on a busy machine either.
+    assert sweep.launch(*SLOW, "limit=30", "seed=0,1,2", "runs_per_task=1").returncode == 0
     sweep.until(lambda: _under_way(sweep, "slow-0"))
     done = sweep.status("cancel", str(sweep.path))
     assert done.stdout.strip() == "told to stop: 3", done.stderr
