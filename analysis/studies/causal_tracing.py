@@ -78,6 +78,6 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
             panel.set_xlabel("layer")
         cases, total = of_dataset["cases"].iloc[0], of_dataset["total_effect"].iloc[0]
         line[0].set_ylabel(f"{dataset_name(dataset)}\n{cases} cases, total effect {total:.2f}")
-        figure.colorbar(image, ax=list(line), label="average indirect effect", pad=0.01)  # type: ignore[arg-type]
+        figure.colorbar(image, ax=list(line), label="average indirect effect", pad=0.01)
     figure.suptitle(model, fontsize=8)
     return figure

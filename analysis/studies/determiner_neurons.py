@@ -119,5 +119,5 @@ def _figure(run: Run, numbers: pd.DataFrame) -> Figure:
         "neuron (layer, index); * located for the determiner; above: shared by a number"
     )
     axes.set_title(f"{run.model}: mean attribution, {prompts} prompts a determiner", pad=14)
-    figure.colorbar(image, ax=axes, label="share of a prompt's largest", pad=0.01)  # type: ignore[arg-type]
+    figure.colorbar(image, ax=axes, label="share of a prompt's largest", pad=0.01)
     return figure

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
 from analysis.runs import Run
@@ -136,8 +137,7 @@ def heat(
     *,
     diverging: bool,
     limit: float | None = None,
-    annotate: bool = False,
-) -> object:
+) -> AxesImage:
     """A matrix as colours; rows and columns are named by its index and columns."""
     matrix = values.to_numpy(float)
     largest = limit if limit is not None else float(np.nanmax(np.abs(matrix), initial=1e-12))
@@ -151,18 +151,6 @@ def heat(
     )
     axes.set_yticks(range(len(values.index)), [str(name) for name in values.index])
     axes.grid(visible=False)
-    if annotate:
-        for (row, column), value in np.ndenumerate(matrix):
-            if np.isfinite(value):
-                strong = abs(value) > 0.6 * largest
-                dark = strong if diverging else not strong
-                axes.text(
-                    *(column, row, f"{value:.2f}".replace("0.", ".", 1)),
-                    ha="center",
-                    va="center",
-                    fontsize=5.5,
-                    color="white" if dark else "black",
-                )
     return image
 
 

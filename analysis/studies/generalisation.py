@@ -89,7 +89,7 @@ def _figure(model: str, dataset: str, numbers: pd.DataFrame) -> Figure:
         matrix = matrix.reindex(index=names, columns=names).set_axis(shown, axis="index")
         image = heat(panel, matrix, diverging=True, limit=limit)
         panel.set_title(f"{method} ({rows['intent'].iloc[0]})")
-        figure.colorbar(image, ax=panel, label="change of log P(old), nats", pad=0.01)  # type: ignore[arg-type]
+        figure.colorbar(image, ax=panel, label="change of log P(old), nats", pad=0.01)
     for panel in panels[len(methods) :]:
         panel.set_visible(False)
     for panel in panels:
