@@ -27,7 +27,7 @@ from kn_sweeps.tracking import Tracker
 
 Regime = Literal["single", "batch", "sequential"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Part of every run id: raise it when the same config gives other rows than before."""
 
 CANNOT_CHANGE_ROWS = (
