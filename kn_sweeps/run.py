@@ -8,15 +8,14 @@ at its first chunk without rows.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
-from kn_sweeps.cases import Case, LeftOut
+from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
@@ -35,14 +34,13 @@ from kn_sweeps.files import write_json, write_text
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
-from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.localisation import certificates, layer_histogram
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
+from kn_sweeps.results import measured, metric_hashes, results_of
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -117,7 +115,7 @@ def _compute(
     """Compute what is missing, write every file, and mark the run as done."""
     stages = Stages()
     with stages.stage("load model"):
-        lm = load(settings.model, settings.torch_device(), settings.dtype)
+        lm = load(settings.model, device(settings.device), settings.dtype)
         lm.batch_size = settings.batch_size
     check()
     with stages.stage("load cases"):
@@ -239,6 +237,19 @@ def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
             torch.cuda.empty_cache()
 
 
+def device(name: str) -> torch.device:
+    """The device of a config.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
 def _cache(settings: RunConfig) -> AttributionCache | None:
     if settings.attribution_cache_gib <= 0:
         return None
@@ -268,14 +279,6 @@ def _identity(
 def module_name(node: Mapping[str, Any]) -> str:
     """The short name of a config node: its class's module, which its YAML file shares."""
     return str(node["_target_"]).split(".")[-2]
-
-
-def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Identifies how each metric is computed from the rows."""
-    return {
-        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
-        for name, node in config["metric"].items()
-    }
 
 
 def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Case], str]:
@@ -310,19 +313,6 @@ def _in_total(reports: Sequence[LeftOut]) -> str:
         f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
     )
     return str(total)
-
-
-def results_of(directory: RunDirectory) -> Results:
-    """What metrics are computed from."""
-    scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
-    return Results(directory.rows(), directory.located(), scores, directory.measurements())
-
-
-def measured(metrics: Iterable[Metric], results: Results) -> dict[str, Any]:
-    """Every estimate of some metrics, as a summary has them."""
-    return {
-        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
-    }
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:

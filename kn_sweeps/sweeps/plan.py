@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kn_sweeps.config import RunConfig, build, run_id
-from kn_sweeps.run import metric_hashes
+from kn_sweeps.config import RunConfig, build, run_id, without_models
+from kn_sweeps.results import metric_hashes
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import FAILED, RunState, states
@@ -29,6 +29,8 @@ class LaunchConfig:
         runs_per_task: Runs that one task does one after the other; null for as many as it takes
             for all tasks to run at once.
         pack_by: Runs of one task agree in these keys of the config.
+        objective: The metric that a run returns to the sweeper, negated where a `-` stands before
+            it; or several. Null where the sweeper does not ask.
     """
 
     dry_run: bool = False
@@ -36,6 +38,7 @@ class LaunchConfig:
     shards: int = 1
     runs_per_task: int | None = None
     pack_by: tuple[str, ...] = ("model", "dtype")
+    objective: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -43,6 +46,8 @@ class LaunchConfig:
             raise ValueError(f"shards must be at least 1, got {self.shards}")
         if self.runs_per_task is not None and self.runs_per_task < 1:
             raise ValueError(f"runs_per_task must be at least 1, or null; got {self.runs_per_task}")
+        if self.objective is not None and self.shards > 1:
+            raise ValueError("an objective is that of a whole run: leave shards out")
 
 
 LAUNCH_KEYS = tuple(field.name for field in fields(LaunchConfig))
@@ -62,6 +67,7 @@ class Plan:
 
     Attributes:
         sweep: The sweep's directory.
+        asked: Every run that was asked for, in that order; equal ones again.
         tasks: The runs to do, packed.
         arrays: How tasks are submitted.
         skipped: What is not launched.
@@ -69,6 +75,7 @@ class Plan:
     """
 
     sweep: Path
+    asked: tuple[PlannedRun, ...]
     tasks: tuple[tuple[PlannedRun, ...], ...]
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
@@ -125,7 +132,7 @@ def plan(
     Raises:
         ValueError: If a config is not valid; nothing is launched then.
     """
-    runs = _validated(composed, options.shards)
+    runs = _validated(composed, options.shards, sweep)
     known = states(sweep, launches(sweep))
     todo: list[PlannedRun] = []
     skipped: list[Skipped] = []
@@ -149,6 +156,7 @@ def plan(
     tasks = [*packed(rest, max(1, size), options.pack_by), *((run,) for run in alone)]
     return Plan(
         sweep,
+        tuple(runs),
         tuple(tasks),
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
@@ -181,8 +189,14 @@ def _died_hard(known: Mapping[str, RunState]) -> set[str]:
     return {name for name, s in known.items() if s.unfinished and (s.launch.id, s.task) in dead}
 
 
-def _validated(composed: Sequence[tuple[str, Mapping[str, Any]]], shards: int) -> list[PlannedRun]:
-    """Every run with its id."""
+def _validated(
+    composed: Sequence[tuple[str, Mapping[str, Any]]], shards: int, sweep: Path
+) -> list[PlannedRun]:
+    """Every run with its id.
+
+    What takes no model library is checked first, and of a finished run nothing else: its method
+    was checked when it was done.
+    """
     model_of: dict[str, str] = {}
     data_of: dict[str, str] = {}
     runs: list[PlannedRun] = []
@@ -190,10 +204,12 @@ def _validated(composed: Sequence[tuple[str, Mapping[str, Any]]], shards: int) -
     for name, whole in composed:
         try:
             for suffix, config in _shards(whole, shards):
-                settings: RunConfig = build(config, RunConfig)
-                model = _once(model_of, config["model"], settings.model.fingerprint)
-                data = _once(data_of, config["dataset"], settings.dataset.fingerprint)
+                light = without_models(config)
+                model = _once(model_of, config["model"], light["model"].fingerprint)
+                data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
                 identity = run_id(config, model, data)
+                if config["rerun"] or not RunDirectory(sweep / identity).done():
+                    build(config, RunConfig)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
         except ValueError as error:
             errors.append(f"{name}: {error}" if name else str(error))
