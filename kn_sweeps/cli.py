@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -62,10 +62,9 @@ def _one(resolved: Any) -> Value:
 
     chosen = HydraConfig.get()
     launcher = chosen.runtime.choices["hydra/launcher"]
-    given = " ".join(one for one in chosen.overrides.task if "dry_run=" not in one)
     options, own = split({str(key): value for key, value in resolved.items()})
     if options.dry_run:
-        launch([(given, own)], Local(), options)
+        launch([(named(chosen.overrides.task), own)], Local(), options)
         return ""
     if launcher != "local" or options.shards > 1:
         raise ValueError(
@@ -75,10 +74,19 @@ def _one(resolved: Any) -> Value:
     without_models(own)  # a mistake is told before the model libraries are imported
     from kn_sweeps.run import run
 
-    outcome = run(own)
+    outcome = run(own, name=named(chosen.overrides.task))
     if options.objective is None:
         return str(outcome.directory)
     return objective(outcome.summary, options.objective)
+
+
+def named(overrides: Iterable[str]) -> str:
+    """A run's name: its overrides, but for those that cannot change its rows."""
+    from kn_sweeps.config import CANNOT_CHANGE_ROWS
+    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+
+    unnamed = {*CANNOT_CHANGE_ROWS, *LAUNCH_KEYS}
+    return " ".join(one for one in overrides if one.split("=")[0] not in unnamed)
 
 
 def launch_composed(

@@ -38,6 +38,20 @@ def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def logged_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run logged where another one, by which it was done, did not.
+
+    Args:
+        before: That other config.
+        now: The config.
+    """
+    tracker = now["tracker"]
+    if tracker["_target_"].endswith(".NoTracker") or tracker.get("mode") == "disabled":
+        return False
+    keys = ("_target_", "mode", "project", "entity")
+    return any(before["tracker"].get(key) != tracker.get(key) for key in keys)
+
+
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary of a run; None where it is not finished."""
     try:

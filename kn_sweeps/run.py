@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
-from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
+from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, run_id
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
@@ -40,7 +41,7 @@ from kn_sweeps.models.loading import DType, Model, load_model
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
-from kn_sweeps.results import measured, metric_hashes, results_of
+from kn_sweeps.results import logged_otherwise, measured, metric_hashes, results_of
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,10 @@ Load = Callable[[Model, torch.device, DType], LanguageModel]
 
 
 def run(
-    config: Mapping[str, Any], load: Load = load_model, launched: float | None = None
+    config: Mapping[str, Any],
+    load: Load = load_model,
+    launched: float | None = None,
+    name: str = "",
 ) -> Outcome:
     """Do one run, or what is left of it.
 
@@ -69,12 +73,14 @@ def run(
         load: Loads the model; `models.loading.LastLoaded` where many runs share one.
         launched: When it was asked for: `rerun` computes again what is older, and goes on with
             what is not. None for now.
+        name: The overrides it was asked for by, for log lines and the tracker.
 
     Raises:
         RunBusyError: If another process works on it.
         ValueError: If the config, the data or the model is not as it should be; the message says
             what was expected.
     """
+    config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
     fingerprint = settings.dataset.fingerprint()
     weights = settings.model.fingerprint()
@@ -87,11 +93,12 @@ def run(
         directory.forget_chunks(before=again_before)
         if directory.done(since=again_before):
             return _rescored(settings, config, directory)
-        log.info("run %s: %s", identity, _headline(config))
+        headline = _headline(config, name)
+        log.info("run %s: %s", identity, headline)
         with reported(directory.path) as progress:
             _write_config(directory.path / "config.yaml", config)
             with settings.tracker.open(
-                identity, _headline(config), settings.sweep, config, directory.path.parent
+                identity, headline, settings.sweep, config, directory.path.parent
             ) as report:
 
                 def told(done: int, total: int) -> None:
@@ -188,7 +195,7 @@ def _edit_and_evaluate(
     todo = steps(method, cases, regime, settings.edits_per_batch)
     method.prepare(lm, settings.seed)
     earlier: dict[str, Edit] = {}
-    bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
+    bar = tqdm(total=len(cases), unit="case", desc=_headline(config, ""), disable=None)
     with bar:
         done = 0
         told(sum(len(step) for n, step in enumerate(todo) if directory.has_chunk(n)), len(cases))
@@ -321,22 +328,31 @@ def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDire
     known, wanted = summary["metric_configs"], metric_hashes(config)
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
+    before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
+    assert isinstance(before, dict)
+    if logged_otherwise({str(k): v for k, v in before.items()}, config):
+        log.info(
+            "it had another tracker: nothing is logged anew (rerun=true computes and logs again)"
+        )
     if new:
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics
         summary["metric_configs"] |= wanted
-        before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
-        assert isinstance(before, dict)
         before["metric"] |= config["metric"]
         _write_config(directory.path / "config.yaml", {str(k): v for k, v in before.items()})
         directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
 
 
-def _headline(config: Mapping[str, Any]) -> str:
-    return " ".join(
-        [config["model"]["label"], module_name(config["dataset"]), module_name(config["method"])]
-    )
+def _headline(config: Mapping[str, Any], name: str) -> str:
+    """Model, dataset and method, and what else the run was asked for by."""
+    known = [
+        config["model"]["label"],
+        module_name(config["dataset"]),
+        module_name(config["method"]),
+    ]
+    others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", name).strip()
+    return " ".join([*known, *([others] if others else [])])
 
 
 def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -349,10 +365,24 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
+class _RunLog(logging.FileHandler):
+    """A log that a full disk cuts short without a word: the run's own error has it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing, of an error of the system."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it, though what is left cannot be written."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """Append the package's log to a file, with the traceback of what ends the block."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("kn_sweeps")
     package.addHandler(handler)

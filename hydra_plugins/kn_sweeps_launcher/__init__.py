@@ -131,10 +131,8 @@ def composed(
     Hydra's composition takes some 50 ms, most of it spent on which files to read. That depends on
     the chosen groups only, so it is done once for each choice; values are set on a copy.
     """
-    from kn_sweeps.config import CANNOT_CHANGE_ROWS
-    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+    from kn_sweeps.cli import named
 
-    unnamed = {*CANNOT_CHANGE_ROWS, *LAUNCH_KEYS}
     parser = OverridesParser.create(config_loader=loader)
 
     @functools.cache
@@ -166,5 +164,4 @@ def composed(
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict)
-        name = " ".join(text for text in overrides if parsed(text).key_or_group not in unnamed)
-        yield name, {str(key): value for key, value in resolved.items()}
+        yield named(overrides), {str(key): value for key, value in resolved.items()}

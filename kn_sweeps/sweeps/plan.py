@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build, run_id, without_models
-from kn_sweeps.results import metric_hashes
+from kn_sweeps.results import logged_otherwise, metric_hashes
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import FAILED, RunState, states
@@ -72,6 +73,7 @@ class Plan:
         arrays: How tasks are submitted.
         skipped: What is not launched.
         rescored: Finished runs that lack a metric that is asked for.
+        unlogged: How many finished runs were logged elsewhere than is asked for.
     """
 
     sweep: Path
@@ -80,6 +82,7 @@ class Plan:
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
     rescored: tuple[PlannedRun, ...]
+    unlogged: int = 0
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -98,6 +101,11 @@ class Plan:
             counts.append(f"{len(self.rescored)} to be scored by new metrics")
         total = len(self.runs) + len(self.skipped)
         yield f"sweep {self.sweep.name}: {_many(total, 'run')}: {', '.join(counts)}"
+        if self.unlogged:
+            yield (
+                f"{_many(self.unlogged, 'finished run')} had another tracker: nothing is logged "
+                "anew (rerun=true computes and logs again)"
+            )
         if self.arrays:
             yield (
                 f"{_many(len(self.tasks), 'task')} in {_many(len(self.arrays), 'job array')}: "
@@ -147,6 +155,12 @@ def plan(
         skipped.append(Skipped(run, why))
         if why == _DONE and _lacks_metrics(sweep, run):
             rescored.append(run)
+    unlogged = sum(
+        one.why == _DONE
+        and one.run.id in known
+        and logged_otherwise(known[one.run.id].run.config, one.run.config)
+        for one in skipped
+    )
     died = _died_hard(known)
     alone = [run for run in todo if run.id in died]
     # What failed before goes last, where it harms no other.
@@ -161,6 +175,7 @@ def plan(
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
+        unlogged,
     )
 
 
@@ -200,28 +215,50 @@ def _validated(
     model_of: dict[str, str] = {}
     data_of: dict[str, str] = {}
     runs: list[PlannedRun] = []
-    errors: list[str] = []
+    errors = _Errors(len(composed))
     for name, whole in composed:
-        try:
+        with errors.of(name):
             for suffix, config in _shards(whole, shards):
                 light = without_models(config)
                 model = _once(model_of, config["model"], light["model"].fingerprint)
                 data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
                 identity = run_id(config, model, data)
-                if config["rerun"] or not RunDirectory(sweep / identity).done():
-                    build(config, RunConfig)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
-        except ValueError as error:
-            errors.append(f"{name}: {error}" if name else str(error))
-    if errors:
-        more = f"\n  and {len(errors) - _SHOWN_ERRORS} more" * (len(errors) > _SHOWN_ERRORS)
-        shown = "\n  ".join(dict.fromkeys(errors[:_SHOWN_ERRORS]))
-        if len(composed) == 1:
-            raise ValueError(errors[0])
-        raise ValueError(
-            f"{len(errors)} of {len(composed)} runs cannot be; none was launched:\n  {shown}{more}"
-        )
+    errors.complain()
+    for run in runs:
+        if run.config["rerun"] or not RunDirectory(sweep / run.id).done():
+            with errors.of(run.name):
+                build(run.config, RunConfig)
+    errors.complain()
     return runs
+
+
+class _Errors:
+    """What is wrong with some of the runs that were asked for."""
+
+    def __init__(self, asked: int) -> None:
+        self._asked, self._found = asked, list[str]()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Note what is wrong with one."""
+        try:
+            yield
+        except ValueError as error:
+            self._found.append(f"{name}: {error}" if name and self._asked > 1 else str(error))
+
+    def complain(self) -> None:
+        """Raise ValueError if anything is."""
+        if not self._found:
+            return
+        if self._asked == 1:
+            raise ValueError(self._found[0])
+        more = len(self._found) - _SHOWN_ERRORS
+        raise ValueError(
+            f"{len(self._found)} of {self._asked} runs cannot be; none was launched:\n  "
+            + "\n  ".join(dict.fromkeys(self._found[:_SHOWN_ERRORS]))
+            + (f"\n  and {more} more" if more > 0 else "")
+        )
 
 
 def _shards(config: Mapping[str, Any], count: int) -> Iterator[tuple[str, Mapping[str, Any]]]:

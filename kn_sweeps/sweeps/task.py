@@ -75,7 +75,7 @@ def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
     for one in bar:
         check()
         try:
-            run(one.config, load, launched)
+            run(one.config, load, launched, one.name)
         except RunBusyError as error:
             report.elsewhere.append(one.id)
             log.warning("%s", error)
