@@ -168,8 +168,8 @@ def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
     try:
         with _explained():
             return objective(summary, options.objective)
-    except RunFailed as error:
-        return error
+    except RunFailed:
+        return RunFailed(f"run {ended.directory.name} does not have the objective")
 
 
 def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:

@@ -53,10 +53,13 @@ def test_other_errors_of_a_writer_stay_what_they_are(tmp_path: Path) -> None:
         write_atomically(tmp_path / "x", write)
 
 
-def _fail_on_a_full_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _fail_on_a_full_disk(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, *full: tuple[Any, str]
+) -> None:
     def work() -> None:
         with reported(directory):
-            monkeypatch.setattr(progress, "write_json", _full)
+            for place, name in full:
+                monkeypatch.setattr(place, name, _full)
             raise FULL
 
     with pytest.raises(OSError, match="No space left"):
@@ -66,7 +69,7 @@ def _fail_on_a_full_disk(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_failed_run_says_so_where_no_new_file_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fail_on_a_full_disk(tmp_path, monkeypatch)
+    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_json"))
     status = json.loads((tmp_path / STATUS).read_text())
     assert status["state"] == "failed"
     assert "No space left" in status["error"]
@@ -75,8 +78,7 @@ def test_a_failed_run_says_so_where_no_new_file_can_be_written(
 def test_a_status_that_cannot_be_told_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "open", _full)
-    _fail_on_a_full_disk(tmp_path, monkeypatch)
+    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_json"), (Path, "open"))
     assert not (tmp_path / STATUS).exists()
 
 
