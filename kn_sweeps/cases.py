@@ -11,6 +11,7 @@ from typing import Literal
 ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
 Task = Literal["fact", "syntax"]
 Intent = Literal["replace", "erase"]
+LMKind = Literal["causal", "masked"]
 
 SAME_RELATION = "same_relation"
 SAME_SUBJECT = "same_subject"

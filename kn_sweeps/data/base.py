@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from kn_sweeps.cases import Case, LeftOut
+from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.data.sources import SourceName
-from kn_sweeps.models.architecture import LMKind
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, Probe, ProbeKind, Query
+from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, LMKind, Probe, ProbeKind, Query
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.sources import (
     Source,
@@ -19,7 +19,6 @@ from kn_sweeps.data.sources import (
     resolve_source,
 )
 from kn_sweeps.data.triggers import find_trigger
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.seeding import shuffler
 
 HUB_NAME = "nyu-mll/blimp"

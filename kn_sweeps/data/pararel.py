@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kn_sweeps.cases import RESIDUE, REVERSED, SAME_RELATION, SAME_SUBJECT, Case, Probe, Query
+from kn_sweeps.cases import (
+    RESIDUE,
+    REVERSED,
+    SAME_RELATION,
+    SAME_SUBJECT,
+    Case,
+    LMKind,
+    Probe,
+    Query,
+)
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.relations import (
     Fact,
@@ -19,7 +28,6 @@ from kn_sweeps.data.relations import (
     synonym_folder,
 )
 from kn_sweeps.data.sources import check_names, resolve_source
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.seeding import shuffler
 
 INVERSES = {"P36": "P1376", "P1376": "P36"}

@@ -9,9 +9,8 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from kn_sweeps.cases import Query
+from kn_sweeps.cases import LMKind, Query
 from kn_sweeps.data.sources import Source, downloaded, read_jsonl
-from kn_sweeps.models.architecture import LMKind
 
 _RAW = "https://raw.githubusercontent.com/yanaiela/pararel/main/data"
 _RAW_FOLDERS = {

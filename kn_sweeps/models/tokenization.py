@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from kn_sweeps.cases import Query
-from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.cases import LMKind, Query
 
 
 class UnscorableError(ValueError):
