@@ -27,6 +27,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from kn_sweeps.files import about_files
 from kn_sweeps.interruption import Interrupted, listening
 from kn_sweeps.mistakes import did_you_mean
+from kn_sweeps.provenance import commit
 from kn_sweeps.sweeps.launches import Kind
 
 if TYPE_CHECKING:
@@ -197,6 +198,7 @@ def _explained() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; exit with 1 after a failure."""
+    commit()  # that of the code this process runs, whatever becomes of the files from here on
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -49,22 +49,24 @@ class Attributor:
     def __call__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
         """Attribute each prompt's target; equal prompts once, and cached ones not at all.
 
+        Which prompts share batches decides the last digits, so prompts are kept together as they
+        are given: either all of them are cached by a call with the same ones, or all are computed.
+        Scores are then the same bit for bit whatever was cached before.
+
         Of an edited model nothing is cached: a revision does not say what its weights are.
         """
         cache = active_cache() if lm.revision and not lm.is_edited else None
-        keys = [self._key(lm, prompt) for prompt in prompts]
-        found: dict[str, Attribution] = {}
-        missing: dict[str, Encoded] = {}
-        for key, prompt in zip(keys, prompts, strict=True):
-            if cache is not None and key not in found and (kept := cache.get(key)) is not None:
-                found[key] = kept
-            elif key not in found:
-                missing[key] = prompt
-        for key, new in zip(missing, self._computed(lm, list(missing.values())), strict=True):
-            found[key] = new
-            if cache is not None:
-                cache.put(key, new)
-        return [found[key] for key in keys]
+        distinct = list({(prompt.ids, prompt.target): prompt for prompt in prompts}.values())
+        keys = self._keys(lm, distinct)
+        found = [cache.get(key) for key in keys] if cache is not None else []
+        known = [one for one in found if one is not None]
+        if len(known) < len(distinct):
+            known = self._computed(lm, distinct)
+            for key, new in zip(keys, known, strict=True):
+                if cache is not None:
+                    cache.put(key, new)
+        by_prompt = {(p.ids, p.target): one for p, one in zip(distinct, known, strict=True)}
+        return [by_prompt[prompt.ids, prompt.target] for prompt in prompts]
 
     def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
         rows = lm.fitting(self.max_rows)
@@ -76,12 +78,15 @@ class Attributor:
             lm, prompts, self.quadrature, measure=self.measure, max_rows=rows
         )
 
-    def _key(self, lm: LanguageModel, prompt: Encoded) -> str:
+    def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[str]:
+        """Where each of some prompts that are computed together is cached."""
         settings = asdict(self.quadrature) if self.kind == "integrated_gradients" else None
         about = {
             "version": VERSION,
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
-            "query": [prompt.ids, prompt.target],
             "attribution": [self.kind, self.measure, settings],
+            "rows": lm.fitting(self.max_rows),
+            "together": [[prompt.ids, prompt.target] for prompt in prompts],
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return [f"{whole[:40]}-{number}" for number in range(len(prompts))]

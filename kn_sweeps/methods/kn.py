@@ -130,13 +130,14 @@ class KnowledgeNeurons:
         for case in cases:
             groups.setdefault(self.group(case), []).append(case)
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
-        every = [prompt for some in prompts.values() for prompt in some]
-        attributions = iter(self._attributor()(lm, every))
+        # An edit at a time: its scores do not depend on what else is in the step, or was cached.
+        attributor = self._attributor()
+        attributions = {name: attributor(lm, some) for name, some in prompts.items()}
         edits: dict[str, Edit] = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
         for name, members in groups.items():
-            results = [next(attributions) for _ in prompts[name]]
+            results = attributions[name]
             rows = torch.stack([result.scores.flatten() for result in results])
             neurons, tau, in_range = self.refine(rows)
             found = Located(
