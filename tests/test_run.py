@@ -117,10 +117,10 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
     done = _counted(monkeypatch)
     original = run_module.RunDirectory.add_chunk
 
-    def full(self: Any, chunk: int, *args: Any) -> None:
+    def full(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == 1:
             raise stop
-        original(self, chunk, *args)
+        original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module.RunDirectory, "add_chunk", full)
@@ -129,9 +129,9 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
     (directory,) = (tmp_path / "results" / "cut").iterdir()
     assert not (directory / "summary.json").exists()
     assert "ended early" in (directory / "run.log").read_text()
-    assert len(done) == 4
+    assert len(done) == 1 + 2  # a first step of one edit, then steps of two
     outcome = run(config("sweep=cut"))
-    assert len(done) == 4 + 4  # the first chunk of two is not done again
+    assert len(done) == 3 + 5  # the first chunk is not done again
     assert outcome.directory == directory
     pd.testing.assert_frame_equal(pd.read_parquet(directory / "rows.parquet"), expected)
 
@@ -148,8 +148,8 @@ def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
 
     original = run_module.RunDirectory.add_chunk
 
-    def stopping(self: Any, chunk: int, *args: Any) -> None:
-        original(self, chunk, *args)
+    def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
+        original(self, chunk, *args, **about)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -349,10 +349,10 @@ def test_a_sequence_cut_off_goes_on_with_the_same_rows(
     expected = run(config(*settings, "sweep=whole", method=ROME))
     original = run_module.RunDirectory.add_chunk
 
-    def stopping(self: Any, chunk: int, *args: Any) -> None:
+    def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == stop_at:
             raise KeyboardInterrupt
-        original(self, chunk, *args)
+        original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module.RunDirectory, "add_chunk", stopping)

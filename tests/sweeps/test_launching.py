@@ -178,7 +178,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.setattr(regimes, "evaluate", evaluate)
     ((_, config),) = configs("batch_size=64")
     assert run(config).computed
-    assert sizes == [64, 32, 16]
+    assert sizes == [64, 32, 16, 16]
     assert "going on with batch_size 16" in caplog.text
 
 
