@@ -74,11 +74,10 @@ def test_no_flipped_bit_of_json_or_tensors_is_read(tmp_path: Path) -> None:
         path.write_bytes(flipped(text, draw))
         try:
             found = read_sealed(path)
-        except DamagedError as error:
-            assert str(path) in str(error)
-        else:
-            found = {name: found[name] for name in value}  # the name of the seal may be hit
-            assert found == value
+        except DamagedError:
+            continue
+        # Nothing but the name of the seal was hit.
+        assert {name: found[name] for name in value} == value
     tensors = {"x": torch.randn(3, 4), "n": torch.tensor(7), "empty": torch.zeros(0)}
     save_tensors(path, tensors, {"done": True})
     whole = path.read_bytes()
