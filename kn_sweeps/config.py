@@ -224,6 +224,8 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         found = error.errors()[0]
+        if found["type"] == "tuple_type" and isinstance(value, str | int | float):
+            raise ValueError(f"{at}={value}: expected a list; write {at}=[{value}]") from None
         raise ValueError(f"{at}={value!r}: {found['msg']}") from None
 
 

@@ -296,7 +296,10 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     )
     for report in loaded.left_out:
         log.debug("%s", report)
-    log.info("%s", _in_total(loaded.left_out))
+    in_total = _in_total(loaded.left_out)
+    log.info("%s", in_total)
+    if in_total.noted:
+        log.warning("the data: %s", in_total.noted)
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
@@ -305,21 +308,26 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
-        reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
-        raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
+        reasons = [f"{n} {why}" for why, n in in_total.reasons.items()]
+        reasons += [f"{len(some)} {why} (such as: {some[0]})" for why, some in unscorable.items()]
+        raise ValueError(
+            f"no case is left for {lm.name}, shard {settings.shard}: "
+            f"{'; '.join(reasons) or 'the dataset has none'}"
+        )
     return cases, every, loaded.source
 
 
-def _in_total(reports: Sequence[LeftOut]) -> str:
-    """One line for all relations or paradigms; run.log has one for each."""
+def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
+    """All relations or paradigms together; run.log has a line for each."""
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.reasons)
+        notes.update(report.notes)
     used = sum(report.used > 0 for report in reports)
-    total = LeftOut(
-        f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
+    return LeftOut(
+        f"{used} of {len(reports)} sources", sum(r.used for r in reports), reasons, notes
     )
-    return str(total)
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:

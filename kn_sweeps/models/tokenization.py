@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from kn_sweeps.cases import LMKind, Query
+from kn_sweeps.mistakes import shortened
 
 
 class UnscorableError(ValueError):
@@ -29,7 +30,7 @@ class UnscorableError(ValueError):
 
     def __init__(self, reason: str, where: str) -> None:
         """Say what is wrong and where."""
-        super().__init__(f"{reason}: {where}")
+        super().__init__(f"{reason}: {shortened(where)}")
         self.reason = reason
 
 
