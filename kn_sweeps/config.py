@@ -34,6 +34,8 @@ CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
+"""What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
+`dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
