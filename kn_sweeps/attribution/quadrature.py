@@ -226,7 +226,7 @@ class _Adaptive(PathIntegral):
     def __init__(self, quadrature: Quadrature, rounding: float, sharpness: float) -> None:
         super().__init__(quadrature)
         self._rounding = rounding
-        self._before = math.inf
+        self._before = self._error_before = math.inf
         self._good = False
         most = min(_HALVINGS, (quadrature.max_nodes - _FIRST) // (_FIRST - 1))
         halvings = math.frexp(min(max(sharpness, 1.0), 2.0**most))[1] - 1
@@ -243,6 +243,11 @@ class _Adaptive(PathIntegral):
             self._good = self._finished()
             self._pending = [] if self._good else self._refined()
         return []
+
+    @property
+    def certified(self) -> bool:
+        # Numbers that are less exact than the tolerance can meet it by chance only.
+        return self._rounding < self._quadrature.tol and super().certified
 
     @property
     def unclear(self) -> bool:
@@ -284,7 +289,16 @@ class _Adaptive(PathIntegral):
         floor = self._rounding * max(abs(value) for value in self._values.values())
         stalled = residual > before / 2 and residual < _NEAR * floor
         good = stalled or residual <= max(tol * self._change, floor)
-        return good and self.error <= max(tol, self._rounding)
+        return good and (self.error <= max(tol, self._rounding) or self._rounded_off())
+
+    def _rounded_off(self) -> bool:
+        """Whether the estimated error is what rounding leaves, which more nodes cannot lower.
+
+        Where `_rounding` is above the tolerance (bfloat16, float16) nothing can be certified, so
+        that nodes are worth their cost only as long as each round of them halves the error.
+        """
+        before, self._error_before = self._error_before, self.error
+        return self._rounding >= self._quadrature.tol and self.error > before / 2
 
     def _refined(self) -> list[tuple[float, float, int]]:
         """Take the worst panels away and say what replaces them; nothing if that is too much."""
