@@ -44,7 +44,7 @@ class Memit:
         max_rows: Rows in one pass of the optimisation; bounds memory.
 
     Source: Meng et al. (2023), *Mass-Editing Memory in a Transformer*, section 4, and their code.
-    Deviation: contexts are sampled freely, not from five fixed first words.
+    Deviation: their contexts always begin with one of five words, ours where the model needs it.
     """
 
     layers: tuple[int, ...]
