@@ -42,10 +42,11 @@ class Memit:
             last token, as the published code does.
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
+        context_openings: Words they begin with, in turn; none to sample from the start token.
         max_rows: Rows in one pass of the optimisation; bounds memory.
 
     Source: Meng et al. (2023), *Mass-Editing Memory in a Transformer*, section 4, and their code.
-    Deviation: contexts are sampled freely, not from five fixed first words.
+    Deviation: their contexts always begin with one of five words, ours where the model needs it.
     """
 
     layers: tuple[int, ...]
@@ -59,6 +60,7 @@ class Memit:
     kl_position: KlPosition = "end"
     contexts: int = 5
     context_lengths: tuple[int, ...] = (10,)
+    context_openings: tuple[str, ...] = ()
     max_rows: int = 256
 
     intent: ClassVar[Intent] = "replace"
@@ -90,9 +92,15 @@ class Memit:
             max_rows=self.max_rows,
         )
 
+    def sampled(self, lm: LanguageModel, seed: int) -> list[str]:
+        """The contexts, the empty one first."""
+        return sampled_contexts(
+            lm, seed, self.contexts, self.context_lengths, self.context_openings
+        )
+
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moments."""
-        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        self.sampled(lm, seed)
         self.solver(lm)
 
     def solver(self, lm: LanguageModel) -> Solve:
@@ -118,7 +126,7 @@ class Memit:
     ) -> Plan:
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)
-        contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        contexts = self.sampled(lm, seed)
         requests, failed = requests_of(lm, cases, contexts)
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages

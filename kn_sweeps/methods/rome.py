@@ -42,6 +42,7 @@ class Rome:
             are and the mean key only in u.
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
+        context_openings: Words they begin with, in turn; none to sample from the start token.
         second_moment: Where C comes from; null for the identity.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
 
@@ -59,6 +60,7 @@ class Rome:
     key_mode: KeyMode = "mean"
     contexts: int = 10
     context_lengths: tuple[int, ...] = (5, 10)
+    context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
     max_rows: int = 256
 
@@ -92,9 +94,15 @@ class Rome:
             max_rows=self.max_rows,
         )
 
+    def sampled(self, lm: LanguageModel, seed: int) -> list[str]:
+        """The contexts, the empty one first."""
+        return sampled_contexts(
+            lm, seed, self.contexts, self.context_lengths, self.context_openings
+        )
+
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moment."""
-        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        self.sampled(lm, seed)
         if self.second_moment is not None:
             second_moments(lm, [self.layer], self.second_moment)
 
@@ -107,7 +115,7 @@ class Rome:
         together: bool = False,  # noqa: ARG002
     ) -> Plan:
         """Compute a rank-one update for every case, each for itself."""
-        contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        contexts = self.sampled(lm, seed)
         source = self.second_moment
         moment = None if source is None else second_moments(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())

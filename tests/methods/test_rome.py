@@ -177,6 +177,22 @@ def test_contexts_depend_on_model_and_seed_only(some_lm: LanguageModel) -> None:
     assert sampled_contexts(some_lm, 1, 3, (2, 4)) != first
 
 
+def test_contexts_begin_with_their_openings(some_lm: LanguageModel) -> None:
+    openings = ("Ann", "Bob sees")
+    texts = sampled_contexts(some_lm, 0, 3, (2, 4), openings)
+    assert all(text.startswith(opening) for text, opening in _in_turn(texts, openings))
+    assert sampled_contexts(some_lm, 0, 3, (2, 4)) != texts
+    plan = Rome(layer=1, context_openings=openings, steps=1).plan(some_lm, [_case()], seed=0)
+    assert len(plan.contexts) == 21
+    assert all(text.startswith(openings) for text in plan.contexts[1:])
+
+
+def _in_turn(texts: list[str], openings: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The sampled texts of each length beside the opening they should have."""
+    count = (len(texts) - 1) // 2
+    return [(text, openings[n % count % len(openings)]) for n, text in enumerate(texts[1:])]
+
+
 def test_a_case_without_a_subject_fails_and_the_others_do_not(some_lm: LanguageModel) -> None:
     bare = Query("Ann sees ")
     case = Case("c1", "dna", "syntax", Probe(bare, "this", "these", "edit"), (bare,))
