@@ -78,27 +78,18 @@ class Following:
         self._reasons[path] = why
 
 
-def sync(name: str, project: str | None, entity: str | None, *, watch: bool) -> int:
+def sync(sweep: Sweep, publisher: Publisher, every_s: float | None = None) -> int:
     """Publish a sweep; gives the exit code.
 
     Args:
-        name: Its folder or name.
-        project: Instead of the runs' own.
-        entity: Instead of the runs' own.
-        watch: Until no run is running or waiting.
-
-    Raises:
-        ValueError: If there is no such sweep.
+        sweep: Its runs.
+        publisher: Where to.
+        every_s: How often, until no run is running or waiting; None for once.
     """
-    from kn_sweeps.dashboards.candidates import Sweep, find_folder
-    from kn_sweeps.dashboards.publisher import Publisher
-    from kn_sweeps.dashboards.wandb import LIMIT_S, server
-
-    sweep = Sweep(find_folder(name), project, entity)
-    following = Following(sweep, Publisher(server(), LIMIT_S), _complain)
+    following = Following(sweep, publisher, _complain)
     while True:
         # Asked before: what ends in between is published below.
-        more = watch and sweep.more_to_come(sweep.jobs())
+        more = every_s is not None and sweep.more_to_come(sweep.jobs())
         complete = following.look()
         counts = following.counts
         if counts["sent"] or not more:
@@ -107,9 +98,9 @@ def sync(name: str, project: str | None, entity: str | None, *, watch: bool) -> 
                 + (f", {counts['failed']} did not arrive" if counts["failed"] else ""),
                 flush=True,
             )
-        if not more:
+        if every_s is None or not more:
             return 0 if complete else 1
-        time.sleep(EVERY_S)
+        time.sleep(every_s)
 
 
 def _complain(line: str) -> None:
@@ -128,13 +119,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sweep", help="results/NAME or NAME")
-    parser.add_argument("--watch", action="store_true", help="stay until the sweep is over")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=EVERY_S,
+        metavar="SECONDS",
+        help=f"stay until the sweep is over, and look so often (default: {EVERY_S:.0f})",
+    )
     parser.add_argument("--project", help="W&B project (default: the runs' tracker.project)")
     parser.add_argument("--entity", help="W&B team or user (default: the runs' tracker.entity)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long one run may take (default: 60)",
+    )
     chosen = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
-        return sync(chosen.sweep, chosen.project, chosen.entity, watch=chosen.watch)
+        from kn_sweeps.dashboards.candidates import Sweep, find_folder
+        from kn_sweeps.dashboards.publisher import Publisher
+        from kn_sweeps.dashboards.wandb import server
+
+        sweep = Sweep(find_folder(chosen.sweep), chosen.project, chosen.entity)
+        return sync(sweep, Publisher(server(), chosen.patience), chosen.watch)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

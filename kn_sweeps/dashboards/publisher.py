@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.dashboards.reading import fingerprint
-from kn_sweeps.dashboards.worker import Worker, asked
+from kn_sweeps.dashboards.worker import Worker
 from kn_sweeps.files import about_files, held, write_json
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class Publisher:
 
     Attributes:
         server: The server's address.
-        limit_s: The longest that one run may take.
+        patience_s: How long one run may take.
         workers: How many runs at a time.
     """
 
-    def __init__(self, server: str, limit_s: float, workers: int = WORKERS) -> None:
+    def __init__(self, server: str, patience_s: float, workers: int = WORKERS) -> None:
         """Start nothing yet."""
-        self.server, self.limit_s, self.workers = server, limit_s, workers
+        self.server, self.patience_s, self.workers = server, patience_s, workers
         self._in_a_row, self._last_failure = 0, ""
         self._counting = threading.Lock()
 
@@ -97,7 +97,7 @@ class Publisher:
         taking = threading.Lock()
 
         def work() -> None:
-            with Worker(self.limit_s) as worker:
+            with Worker(self.patience_s) as worker:
                 while True:
                     with taking:
                         run = next(queue, None)
@@ -126,7 +126,7 @@ class Publisher:
                 if known and not again:
                     return Result(run, "known")
                 place = asdict(run.place)
-                answer = worker.ask(asked(run.directory, run.name, jobs, place))
+                answer = worker.ask(run.directory, run.name, jobs, place)
                 if "address" in answer:
                     self._remember(run, now)
         except (OSError, ValueError) as error:

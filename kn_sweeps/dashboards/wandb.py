@@ -7,7 +7,6 @@ arrived is asked for afterwards. Every wait is bounded.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
 import time
@@ -22,25 +21,8 @@ import wandb
 from kn_sweeps.dashboards.figures import figures
 from kn_sweeps.dashboards.reading import PARTS, Published
 
-INIT_S, FINISH_S = 20.0, 30.0
-LIMIT_S = INIT_S + FINISH_S + 15.0
-"""The longest that `publish` takes: opening, sending, and asking what arrived."""
-_CONFIRM_S = 10.0
-_SETTINGS: Mapping[str, Any] = {
-    **{"silent": True, "console": "off", "init_timeout": INIT_S},
-    **{"finish_timeout": FINISH_S, "finish_timeout_raises": True},
-    # Nothing of this machine: the run was computed elsewhere, and its directory says where.
-    **{"x_disable_stats": True, "x_disable_meta": True, "x_save_requirements": False},
-    **{"disable_git": True, "disable_code": True},
-    **{
-        f"x_{part}_{name}": value
-        for part in ("graphql", "file_stream", "file_transfer")
-        for name, value in (
-            *(("retry_max", 2), ("timeout_seconds", 8.0)),
-            *(("retry_wait_min_seconds", 0.5), ("retry_wait_max_seconds", 2.0)),
-        )
-    },
-}
+PATIENCE_S = 60.0
+"""How long a run that is published may take, if nothing else is said."""
 PROGRESS = ("cases_done", "cases_total")
 TABLES = ("metrics", "examples")
 FIGURES = ("headline", "located_by_layer")
@@ -77,24 +59,30 @@ def server() -> str:
     return str(wandb.setup().settings.base_url)
 
 
-def publish(run: Published, place: Place) -> str:
+def publish(run: Published, place: Place, patience_s: float = PATIENCE_S) -> str:
     """Bring a run to W&B, or up to date there; gives its address.
 
     Sending the same twice leaves there what sending it once does.
+
+    Args:
+        run: The run.
+        place: Where it goes.
+        patience_s: About how long it may take: a third for opening, half for sending, a sixth for
+            asking what arrived.
 
     Raises:
         NotPublishedError: If it did not arrive as a whole.
     """
     with _staging() as folder:
         try:
-            opened = _opened(run, place, folder)
+            opened = _opened(run, place, folder, patience_s)
             _send(opened, run)
             opened.finish(exit_code=1 if run.state == "failed" else 0)
         except (wandb.errors.Error, TimeoutError, OSError) as error:
             raise NotPublishedError(_complaint(folder) or _one_line(error)) from error
         if complaint := _complaint(folder):
             raise NotPublishedError(complaint)
-        _confirm(opened, run)
+        _confirm(opened, run, patience_s / 6)
         return str(opened.url)
 
 
@@ -108,7 +96,7 @@ def _staging() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _opened(run: Published, place: Place, folder: Path) -> Any:
+def _opened(run: Published, place: Place, folder: Path, patience_s: float) -> Any:
     opened = wandb.init(
         id=run.id,
         name=run.name,
@@ -121,12 +109,39 @@ def _opened(run: Published, place: Place, folder: Path) -> Any:
         mode="online",
         resume="allow",
         reinit="create_new",
-        settings=wandb.Settings(**_SETTINGS, x_update_finish_state=run.state != "running"),
+        settings=_settings(patience_s, ends=run.state != "running"),
     )
     # A run that is resumed has the tags and the config that it had.
     opened.tags = place.tags
     opened.config.update(dict(run.config), allow_val_change=True)
     return opened
+
+
+def _settings(patience_s: float, *, ends: bool) -> wandb.Settings:
+    """Bounded waiting, and nothing of this machine: the run's directory says where it ran."""
+    waits = {
+        f"x_{part}_{name}": value
+        for part in ("graphql", "file_stream", "file_transfer")
+        for name, value in (
+            *(("retry_max", 2), ("timeout_seconds", patience_s / 8)),
+            ("retry_wait_min_seconds", patience_s / 120),
+            ("retry_wait_max_seconds", patience_s / 30),
+        )
+    }
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=patience_s / 3,
+        finish_timeout=patience_s / 2,
+        finish_timeout_raises=True,
+        x_update_finish_state=ends,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        disable_git=True,
+        disable_code=True,
+        **waits,
+    )
 
 
 def _send(opened: Any, run: Published) -> None:
@@ -158,17 +173,17 @@ def _results(run: Published) -> dict[str, Any]:
     return {**values, **tables, **{name: wandb.Image(image) for name, image in drawn.items()}}
 
 
-def _confirm(opened: Any, run: Published) -> None:
+def _confirm(opened: Any, run: Published, patience_s: float) -> None:
     """Ask the server what it has; it may take a moment to have it.
 
     Raises:
         NotPublishedError: If that is not what was sent.
     """
-    until = time.monotonic() + _CONFIRM_S
+    until = time.monotonic() + patience_s
     path = f"{opened.entity}/{opened.project}/{opened.id}"
     while True:
         try:
-            wrong = _wrong(wandb.Api(timeout=int(_CONFIRM_S)).run(path), run)
+            wrong = _wrong(wandb.Api(timeout=max(1, round(patience_s))).run(path), run)
         except (wandb.errors.Error, ValueError, OSError) as error:
             wrong = _one_line(error)
         if not wrong:
@@ -220,8 +235,3 @@ def _complaint(folder: Path) -> str:
 def _one_line(error: object) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else text[:299] + "…"
-
-
-def quiet() -> None:
-    """Keep the client's warnings off the terminal: what matters is an error of `publish`."""
-    logging.getLogger("wandb").setLevel(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
     python -m kn_sweeps.dashboards.worker FOLDER
 
-reads one JSON object a line (`asked`) and answers each with one line: `{"address": ...}`, or
+reads one JSON object a line (`Worker.ask`) and answers each with one line: `{"address": ...}`, or
 `{"error": ...}` for a run that did not arrive. FOLDER is for what a dashboard's client stages.
 """
 
@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+_START_S = 20.0
+"""A process that imports its client on a busy machine may take so long to start."""
 _OTHER_RUNS = {
     f"WANDB_{name}"
     for name in (
@@ -33,19 +35,12 @@ _OTHER_RUNS = {
 """Variables that are about some other run of whoever started this process."""
 
 
-def asked(
-    directory: Path, name: str, jobs: Collection[str], place: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a worker is told: a run directory, what it is called, and where it goes."""
-    return {"run": str(directory), "name": name, "jobs": sorted(jobs), "place": dict(place)}
-
-
 class Worker:
     """The other end of such a process: starts it when it is needed, and ends it with the block."""
 
-    def __init__(self, limit_s: float) -> None:
-        """Wait at most this long for an answer."""
-        self._limit_s = limit_s
+    def __init__(self, patience_s: float) -> None:
+        """How long a run may take; an answer is waited for a little longer than that."""
+        self._patience_s, self._limit_s = patience_s, 1.2 * patience_s + _START_S
         self._process: subprocess.Popen[str] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -62,8 +57,16 @@ class Worker:
         """End the process."""
         self.end()
 
-    def ask(self, what: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(
+        self, directory: Path, name: str, jobs: Collection[str], place: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Have one run published.
+
+        Args:
+            directory: The run's.
+            name: What people call it.
+            jobs: Jobs of the cluster that are running.
+            place: The fields of where it goes.
 
         Returns:
             The answer; an `error` too where the process died or took too long, which ends it.
@@ -72,7 +75,8 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(what) + "\n")
+            what = {"run": str(directory), "name": name, "jobs": sorted(jobs), "place": dict(place)}
+            process.stdin.write(json.dumps(what | {"patience_s": self._patience_s}) + "\n")
             process.stdin.flush()
         line = _line(process.stdout, time.monotonic() + self._limit_s)
         if line:
@@ -157,7 +161,7 @@ def _answer(what: Mapping[str, Any]) -> dict[str, Any]:
     place = Place(**{**what["place"], "tags": tuple(what["place"]["tags"])})
     try:
         run = read_published(Path(what["run"]), what["name"], place.sample_rows, what["jobs"])
-        return {"address": publish(run, place)}
+        return {"address": publish(run, place, what["patience_s"])}
     except (NotPublishedError, ValueError, OSError) as error:
         return {"error": str(error)}
     except Exception as error:  # one run's surprise is not another's
