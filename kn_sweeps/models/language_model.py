@@ -52,7 +52,8 @@ class LanguageModel:
     Attributes:
         name: What tables call it.
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
-        architecture: Verified handles on its parts.
+        architecture: Handles on its parts.
+        can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class LanguageModel:
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
+        self.can_be_stepped = False
         rows = int(self.model.get_input_embeddings().weight.shape[0])
         largest = max(tokenizer.get_vocab().values())
         if largest >= rows:
@@ -133,7 +135,7 @@ class LanguageModel:
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
         encoded = encode(self.tokenizer, self.kind, query, target, self.start_token)
-        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
+        limit = self.architecture.max_tokens
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
                 f"longer than the {limit} tokens the model reads",
