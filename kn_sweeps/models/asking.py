@@ -230,7 +230,7 @@ def _reply(lm: LanguageModel, scores: Sequence[TargetScore], answer: Ids, first:
     return Reply(scores[0], scores[1], text, first)
 
 
-class _Trunks:
+class Trunks:
     """Prompts of a causal LM, each read once under its edit.
 
     Attributes:
@@ -311,12 +311,12 @@ def _ask_causal(
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
     for rows in _batches(by_prompt, lm.batch_size):
         check()
-        trunks = _Trunks(lm, rows, changed)
+        trunks = Trunks(lm, rows, changed)
         yield from _replies(lm, trunks, [by_prompt[row] for row in rows])
 
 
 def _replies(
-    lm: LanguageModel, trunks: _Trunks, asked: Sequence[Sequence[_Asked]]
+    lm: LanguageModel, trunks: Trunks, asked: Sequence[Sequence[_Asked]]
 ) -> Iterator[tuple[int, Reply]]:
     """The replies to the questions behind each trunk."""
     targets = list(
@@ -355,7 +355,7 @@ def _replies(
 
 
 def _greedy(
-    trunks: _Trunks, best: dict[tuple[int, Ids], int], lengths: Mapping[int, int]
+    trunks: Trunks, best: dict[tuple[int, Ids], int], lengths: Mapping[int, int]
 ) -> dict[int, Ids]:
     """Greedy answers; `best` has the likeliest token behind what was read already."""
     answers: dict[int, Ids] = dict.fromkeys(lengths, ())

@@ -67,7 +67,8 @@ class LanguageModel:
     Attributes:
         name: What tables call it.
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
-        architecture: Verified handles on its parts.
+        architecture: Handles on its parts.
+        can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class LanguageModel:
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
+        self.can_be_stepped = False
         rows = int(self.model.get_input_embeddings().weight.shape[0])
         largest = max(tokenizer.get_vocab().values())
         if largest >= rows:
@@ -158,7 +160,7 @@ class LanguageModel:
         )
 
     def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
-        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
+        limit = self.architecture.max_tokens
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
                 f"longer than the {limit} tokens the model reads",
