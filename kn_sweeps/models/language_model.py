@@ -8,12 +8,14 @@ masked LM has one row per target token: the pieces not yet read are masked, thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -59,6 +61,34 @@ class _Begun(NamedTuple):
     ids: Ids
     text: int
     blank: int
+
+
+_read: ContextVar[Bool[Tensor, "batch seq"] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def read_where(where: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+    """Say where the batches inside the block are read, for edits that act there only."""
+    token = _read.set(where)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def where_read() -> Bool[Tensor, "batch seq"]:
+    """Where the batch that is running is read.
+
+    Raises:
+        ValueError: If nobody said.
+    """
+    where = _read.get()
+    if where is None:
+        raise ValueError(
+            "an edit that acts where answers are read cannot be in effect while something else "
+            "is measured; use where=everywhere"
+        )
+    return where
 
 
 class LanguageModel:
@@ -211,7 +241,10 @@ class LanguageModel:
         self, batch: Batch, rows: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "reads vocab"]:
         """Log-probabilities (nats, fp32) at `positions[i]` of row `rows[i]`. Differentiable."""
-        hidden = self.hidden(batch)[list(rows), list(positions)]
+        where = torch.zeros_like(batch.mask, dtype=torch.bool)
+        where[list(rows), list(positions)] = True
+        with read_where(where):
+            hidden = self.hidden(batch)[list(rows), list(positions)]
         return self.architecture.head(hidden).float().log_softmax(-1)
 
     def masked(self, ids: Ids, where: range) -> Ids:
