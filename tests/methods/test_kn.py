@@ -201,5 +201,5 @@ def test_named_neurons_are_scaled_without_a_search(some_lm: LanguageModel) -> No
     assert plan.edits == {"f0": NeuronScale(((1, 4), (2, 9)), 0.0, "read")}
     assert not plan.located
     assert not plan.attributions
-    with pytest.raises(ValueError, match="acts everywhere"):
+    with pytest.raises(ValueError, match="changes weights"):
         KnowledgeNeurons(operation="update", where="read")
