@@ -34,6 +34,8 @@ CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
+"""What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
+`dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +199,18 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:
+    """A config and its model as they stay: a hub's model is named by its commit, not a branch.
+
+    Raises:
+        ValueError: If the model cannot be found.
+    """
+    now = model.pinned()
+    values = {name: getattr(now, name) for name in _fields(type(now))}
+    changed = {name: one for name, one in values.items() if one != getattr(model, name)}
+    return {**config, "model": {**config["model"], **changed}}, now
+
+
 def at_home(value: Any) -> Any:
     """A config whose texts that begin with `~` name what is in the home directory: paths do."""
     if isinstance(value, str):
@@ -224,6 +238,8 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         found = error.errors()[0]
+        if found["type"] == "tuple_type" and isinstance(value, str | int | float):
+            raise ValueError(f"{at}={value}: expected a list; write {at}=[{value}]") from None
         raise ValueError(f"{at}={value!r}: {found['msg']}") from None
 
 

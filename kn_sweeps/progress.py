@@ -26,6 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.history import note_step
 from kn_sweeps.integrity import DamagedError, read_sealed, sealed, write_sealed
 from kn_sweeps.interruption import STOPPED, Interrupted
 
@@ -46,6 +47,7 @@ class Progress:
     def cases(self, done: int, total: int) -> None:
         """Tell how many cases are done."""
         before = self._record.get("done_before", done)
+        note_step(self._path.parent, done, total)
         self.now(done=done, total=total, done_before=before)
 
     def now(self, **facts: Any) -> None:

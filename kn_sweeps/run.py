@@ -13,7 +13,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,14 +26,16 @@ from yaml import YAMLError
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
-from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, run_id
+from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.integrity import DamagedError, quarantined
 from kn_sweeps.interruption import check
-from kn_sweeps.metrics.localisation import certificates, layer_histogram
+from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
+from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
 from kn_sweeps.provenance import Stages, code, commit, environment
 from kn_sweeps.regimes import STEP_S
@@ -85,8 +88,11 @@ def run(
     config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
     by = {"code": code(config)}
+    config, model = pinned(config, settings.model)
+    settings = replace(settings, model=model)
+    refuse_impossible(settings, model.described())
     fingerprint = settings.dataset.fingerprint()
-    weights = settings.model.fingerprint()
+    weights = model.fingerprint()
     identity = run_id(config, weights, fingerprint)
     if planned not in (None, identity):
         raise ValueError(
@@ -117,9 +123,23 @@ def run(
                     report.progress(done, total)
 
                 job = Job(settings, config, directory, by, told, step_s)
-                summary = _compute(job, whole, fingerprint, load)
+                loaded = partial(_loaded, load, weights)
+                summary = _compute(job, whole, fingerprint, loaded)
                 report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
+
+
+def _loaded(
+    load: Load, weights: str, model: Model, where: torch.device, dtype: DType
+) -> LanguageModel:
+    """Load the model that the run's id was made of."""
+    lm = load(model, where, dtype)
+    if lm.revision != weights:
+        raise ValueError(
+            f"model {model.label} changed since the run was named: it was {weights} and is "
+            f"{lm.revision}; run the same command again"
+        )
+    return lm
 
 
 def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, Any]:
@@ -129,6 +149,8 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
     with stages.stage("load model"):
         lm = load(settings.model, device(settings.device), settings.dtype)
         lm.batch_size = settings.batch_size
+    # Now it is known also where the config was not at hand.
+    refuse_impossible(settings, Described(lm.kind, lm.architecture.layers))
     check()
     with stages.stage("load cases"):
         cases, every, source = _cases(settings, lm)
@@ -179,9 +201,12 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
         if uncertified:
             log.warning(
                 "%.1f %% of %d attributed layers are not certified: their residual or estimated "
-                "error is above the tolerance (neurons.json lists them)",
+                "error is above the tolerance, %d of them for the rounding of %s alone "
+                "(neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),
+                rounded(located),
+                settings.dtype,
             )
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
@@ -250,7 +275,10 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     )
     for report in loaded.left_out:
         log.debug("%s", report)
-    log.info("%s", _in_total(loaded.left_out))
+    in_total = _in_total(loaded.left_out)
+    log.info("%s", in_total)
+    if in_total.noted:
+        log.warning("the data: %s", in_total.noted)
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
@@ -259,21 +287,26 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
-        reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
-        raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
+        reasons = [f"{n} {why}" for why, n in in_total.reasons.items()]
+        reasons += [f"{len(some)} {why} (such as: {some[0]})" for why, some in unscorable.items()]
+        raise ValueError(
+            f"no case is left for {lm.name}, shard {settings.shard}: "
+            f"{'; '.join(reasons) or 'the dataset has none'}"
+        )
     return cases, every, loaded.source
 
 
-def _in_total(reports: Sequence[LeftOut]) -> str:
-    """One line for all relations or paradigms; run.log has one for each."""
+def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
+    """All relations or paradigms together; run.log has a line for each."""
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.reasons)
+        notes.update(report.notes)
     used = sum(report.used > 0 for report in reports)
-    total = LeftOut(
-        f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
+    return LeftOut(
+        f"{used} of {len(reports)} sources", sum(r.used for r in reports), reasons, notes
     )
-    return str(total)
 
 
 def _rescored(

@@ -22,6 +22,9 @@ from transformers import (
 
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
+from tests.servers.hub import HubServer
+from tests.servers.wandb import WandbServer
 
 # Small matrices gain nothing from a second thread and lose much when a core is shared.
 torch.set_num_threads(1)
@@ -62,6 +65,15 @@ _NAMES = {
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
     },
+    "falcon": {"intermediate_size": "ffn_hidden_size"},
+    "mpt": {
+        "hidden_size": "d_model",
+        "intermediate_size": "expansion_ratio",  # always 4, in fact
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+    "opt": {"intermediate_size": "ffn_dim"},
 }
 
 
@@ -108,7 +120,9 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
         if parameter.dim() > 1 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = word_tokenizer(FAMILIES[model_type].kind)
-    return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    lm = LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    check_laws(lm)
+    return lm
 
 
 _WINDOWED = {
@@ -174,3 +188,17 @@ def weights_kept() -> Iterator[Callable[[LanguageModel], None]]:
 def causal_lm() -> LanguageModel:
     """A causal model of random weights."""
     return random_lm("gpt2")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A model hub of this test's own."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[WandbServer]:
+    """A W&B server of this test's own."""
+    with WandbServer() as server:
+        yield server
