@@ -1,0 +1,93 @@
+"""How far a step of a run is, for people: what is being done, how fast, and the time left.
+
+Counts (`counting`) become one line. On a terminal it stands below the bar of cases; every few
+seconds it goes into the run's status, and now and then into its log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from tqdm import tqdm
+
+from kn_sweeps.counting import Count, heard_by
+
+log = logging.getLogger(__name__)
+
+_LINE_S, _STATUS_S, _LOG_S = 0.5, 5.0, 60.0
+_FIRST_LOG_S = 10.0
+
+
+def pace(speed: float) -> str:
+    """Steps a second, or a minute where they are slow."""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+
+
+def told(counts: Sequence[Count], now: float) -> str:
+    """Counts in words: every loop's step, the pace of the innermost, the time the outermost has left.
+
+    Args:
+        counts: The outermost first, one at least.
+        now: Seconds of `time.monotonic`.
+    """
+    several = [one for one in counts if one.total > 1]
+    parts = [f"{one.what} {min(one.done + 1, one.total)} of {one.total}" for one in several]
+    done = 0.0
+    for one in reversed(counts):
+        done = (one.done + done) / max(one.total, 1)
+    inner, outer = counts[-1], counts[0]
+    if inner.done and now > inner.began:
+        parts.append(pace(inner.done / (now - inner.began)))
+    if 0 < done <= 1:
+        left = (now - outer.began) * (1 - done) / done
+        parts.append(f"{tqdm.format_interval(left)} left")
+    return ", ".join(parts or [inner.what])
+
+
+class _Shown:
+    """Hears counts and shows them, each place as often as it bears."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._line = tqdm(bar_format="  {desc}", leave=False, disable=None)
+        now = time.monotonic()
+        self._lined, self._written, self._logged = now, now, now + _FIRST_LOG_S - _LOG_S
+
+    def __call__(self, counts: Sequence[Count]) -> None:
+        now = time.monotonic()
+        if now - self._lined < _LINE_S:
+            return
+        self._lined = now
+        text = told(counts, now)
+        self._line.set_description_str(text)
+        if now - self._written >= _STATUS_S:
+            self._written = now
+            # What cannot be written now is told the next time; rows matter more.
+            with suppress(OSError):
+                self._write(text)
+        if now - self._logged >= _LOG_S:
+            self._logged = now
+            # A terminal has the line already; elsewhere the log is all that moves.
+            log.log(logging.INFO if self._line.disable else logging.DEBUG, "%s", text)
+
+    def close(self) -> None:
+        """Take the line away."""
+        self._line.close()
+
+
+@contextmanager
+def shown(write: Callable[[str], None]) -> Iterator[None]:
+    """Show people how far what is counted in this block is.
+
+    Args:
+        write: Keeps a line where others can read it; called every few seconds at most.
+    """
+    line = _Shown(write)
+    try:
+        with heard_by(line):
+            yield
+    finally:
+        line.close()
