@@ -35,7 +35,7 @@ from kn_sweeps.files import write_json, write_text
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
-from kn_sweeps.metrics.localisation import certificates, layer_histogram
+from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
 from kn_sweeps.progress import reported
@@ -172,9 +172,12 @@ def _compute(
         if uncertified:
             log.warning(
                 "%.1f %% of %d attributed layers are not certified: their residual or estimated "
-                "error is above the tolerance (neurons.json lists them)",
+                "error is above the tolerance, %d of them for the rounding of %s alone "
+                "(neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),
+                rounded(located),
+                settings.dtype,
             )
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))

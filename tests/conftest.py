@@ -22,6 +22,8 @@ from transformers import (
 
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+from tests.servers.hub import HubServer
+from tests.servers.wandb import WandbServer
 
 # Small matrices gain nothing from a second thread and lose much when a core is shared.
 torch.set_num_threads(1)
@@ -174,3 +176,17 @@ def weights_kept() -> Iterator[Callable[[LanguageModel], None]]:
 def causal_lm() -> LanguageModel:
     """A causal model of random weights."""
     return random_lm("gpt2")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A model hub of this test's own."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[WandbServer]:
+    """A W&B server of this test's own."""
+    with WandbServer() as server:
+        yield server

@@ -11,10 +11,12 @@ import torch
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
-from kn_sweeps.editing.values import Objective, Value, optimised
+from kn_sweeps.editing.values import KlPosition, Objective, Value, optimised
 from kn_sweeps.edits import Edit, RankOne
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
+
+KeyMode = Literal["mean", "original"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Rome:
         weight_decay: Weight of |delta| / |v0|^2.
         clamp_norm: Largest |delta| as a multiple of |v0|.
         kl_factor: Weight of the KL divergence at the essence prompt.
+        kl_position: Where that is read: at the `end` of "SUBJECT is a", or at the `subject`'s own
+            last token, as the published code does.
         key_mode: `mean` uses the same k* everywhere (Gupta et al. 2024); `original` reproduces
             the published code, which puts the bare prompt's key where W k* and the denominator
             are and the mean key only in u.
@@ -52,7 +56,8 @@ class Rome:
     weight_decay: float = 0.5
     clamp_norm: float = 4.0
     kl_factor: float = 0.0625
-    key_mode: Literal["mean", "original"] = "mean"
+    kl_position: KlPosition = "end"
+    key_mode: KeyMode = "mean"
     contexts: int = 10
     context_lengths: tuple[int, ...] = (5, 10)
     context_openings: tuple[str, ...] = ()
@@ -85,6 +90,7 @@ class Rome:
             weight_decay=self.weight_decay,
             clamp_norm=self.clamp_norm,
             kl_factor=self.kl_factor,
+            kl_position=self.kl_position,
             max_rows=self.max_rows,
         )
 

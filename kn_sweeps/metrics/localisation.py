@@ -117,6 +117,11 @@ def certificates(located: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float
     return residuals[there], int((~certified[there]).sum())
 
 
+def rounded(located: Sequence[Mapping[str, Any]]) -> int:
+    """How many prompts' layers are not certified for rounding alone: nothing but dtype helps."""
+    return sum(sum(one["rounded"]) for entry in located for one in entry["certificates"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localisation(Metric):
     """`neurons`, `tau`, `completeness_residual`, `uncertified` and `r_squared`."""

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
-from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, start_id
+from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 
 Ids = tuple[int, ...]
 
@@ -147,7 +147,17 @@ class LanguageModel:
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        encoded = encode(self.tokenizer, self.kind, query, target, self.start_token)
+        return self._short_enough(
+            query, encode(self.tokenizer, self.kind, query, target, self.start_token)
+        )
+
+    def encode_open(self, query: Query) -> Encoded:
+        """Tokenise a query without an answer; see `tokenization.encode_open`."""
+        return self._short_enough(
+            query, encode_open(self.tokenizer, self.kind, query, self.start_token)
+        )
+
+    def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
         limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
