@@ -25,13 +25,13 @@ class Count:
 
     Attributes:
         what: One of its steps, in the singular.
-        total: How many there are at most: some loops end early.
+        total: How many there are at most: some loops end early. None where nobody knows.
         done: How many are over.
         began: When it began, in seconds of `time.monotonic`.
     """
 
     what: str
-    total: int
+    total: int | None
     done: int = 0
     began: float = field(default_factory=time.monotonic)
 
@@ -66,7 +66,7 @@ def counted(items: Sequence[T], what: str) -> Iterator[T]:
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Count where steps are no items; gives what is to be told how many of `total` are done."""
     heard = _heard.get()
     if heard is None:

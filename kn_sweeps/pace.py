@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from tqdm import tqdm
 
@@ -27,24 +28,41 @@ def pace(speed: float) -> str:
 
 
 def told(counts: Sequence[Count], now: float) -> str:
-    """Counts in words: every loop's step, the pace of the innermost, the time the outermost has left.
+    """Counts in words: every loop's step, the pace of the innermost, the time left.
 
     Args:
         counts: The outermost first, one at least.
         now: Seconds of `time.monotonic`.
     """
-    several = [one for one in counts if one.total > 1]
-    parts = [f"{one.what} {min(one.done + 1, one.total)} of {one.total}" for one in several]
-    done = 0.0
-    for one in reversed(counts):
-        done = (one.done + done) / max(one.total, 1)
-    inner, outer = counts[-1], counts[0]
+    parts = [_step(one) for one in counts if one.total != 1]
+    inner = counts[-1]
     if inner.done and now > inner.began:
         parts.append(pace(inner.done / (now - inner.began)))
-    if 0 < done <= 1:
-        left = (now - outer.began) * (1 - done) / done
+    left: float | None = None
+    for one in reversed(counts):
+        left = _left(one, left, now)
+    if left is not None:
         parts.append(f"{tqdm.format_interval(left)} left")
     return ", ".join(parts or [inner.what])
+
+
+def _step(one: Count) -> str:
+    if one.total is None:
+        return f"{one.what} {one.done + 1}"
+    return f"{one.what} {min(one.done + 1, one.total)} of {one.total}"
+
+
+def _left(one: Count, inside: float | None, now: float) -> float | None:
+    """Seconds a loop has left, given those of the step it is in; None while nothing tells."""
+    if one.total is None:
+        return None
+    passed, steps = now - one.began, float(one.done)
+    if inside is not None:
+        # What is left of this step counts as done, so that its slow beginning is not forgotten.
+        passed, steps = passed + inside, steps + 1
+    if not steps:
+        return None
+    return (inside or 0.0) + max(0.0, one.total - steps) * passed / steps
 
 
 class _Shown:
@@ -52,7 +70,7 @@ class _Shown:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._line = tqdm(bar_format="  {desc}", leave=False, disable=None)
+        self._bar: tqdm[Any] | None = None
         now = time.monotonic()
         self._lined, self._written, self._logged = now, now, now + _FIRST_LOG_S - _LOG_S
 
@@ -62,7 +80,9 @@ class _Shown:
             return
         self._lined = now
         text = told(counts, now)
-        self._line.set_description_str(text)
+        if self._bar is None:  # made now, it comes below the bar of cases
+            self._bar = tqdm(bar_format="  {desc}", leave=False, disable=None)
+        self._bar.set_description_str(text)
         if now - self._written >= _STATUS_S:
             self._written = now
             # What cannot be written now is told the next time; rows matter more.
@@ -71,11 +91,12 @@ class _Shown:
         if now - self._logged >= _LOG_S:
             self._logged = now
             # A terminal has the line already; elsewhere the log is all that moves.
-            log.log(logging.INFO if self._line.disable else logging.DEBUG, "%s", text)
+            log.log(logging.INFO if self._bar.disable else logging.DEBUG, "%s", text)
 
     def close(self) -> None:
         """Take the line away."""
-        self._line.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, run_id
+from kn_sweeps.counting import counted
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
@@ -38,6 +39,7 @@ from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.pace import shown
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
@@ -95,7 +97,7 @@ def run(
             return _rescored(settings, config, directory)
         headline = _headline(config, name)
         log.info("run %s: %s", identity, headline)
-        with reported(directory.path) as progress:
+        with reported(directory.path) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
             with settings.tracker.open(
                 identity, headline, settings.sweep, config, directory.path.parent
@@ -223,7 +225,8 @@ def _edit_and_evaluate(
         if regime != "sequential":
             return len(todo)
         chunks = len(todo)
-        for number, rest in enumerate(after_all(method, cases, earlier), start=chunks):
+        last = after_all(method, cases, earlier)
+        for number, rest in enumerate(counted(last, "round after all edits"), start=chunks):
             if not directory.has_chunk(number):
                 rows = _within_memory(lm, partial(scored_after_all, lm, method, rest, earlier))
                 directory.add_chunk(number, rows, NOTHING)

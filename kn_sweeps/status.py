@@ -29,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kn_sweeps.interruption import STOPPED, Interrupted, listening
+from kn_sweeps.pace import pace
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import FOLDER, launches
 from kn_sweeps.sweeps.states import (
@@ -123,7 +124,7 @@ def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
             _cases(one),
             _rate(one),
             one.job or str(one.status.get("where", {}).get("job") or "-"),
-            Text.assemble(one.run.name, ("  " + _error(one), "red")),
+            Text.assemble(one.run.name, ("  " + _error(one), "red"), ("  " + _within(one), "dim")),
         )
     rest = len(rows) - len(rows[:limit])
     return [table, *([Text(f"and {rest} more")] if rest else [])]
@@ -131,6 +132,10 @@ def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
 
 def _error(one: RunState) -> str:
     return str(one.status.get("error", "")) if one.state == FAILED else ""
+
+
+def _within(one: RunState) -> str:
+    return str(one.status.get("within", "")) if one.state == RUNNING else ""
 
 
 def _cases(one: RunState) -> str:
@@ -141,7 +146,7 @@ def _rate(one: RunState) -> str:
     speed = rate(one) if one.state == RUNNING else None
     if speed is None:
         return "-"
-    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+    return pace(speed)
 
 
 def _end(found: Sequence[RunState]) -> Text:
