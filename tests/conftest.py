@@ -22,6 +22,7 @@ from transformers import (
 
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
 from tests.servers.hub import HubServer
 from tests.servers.wandb import WandbServer
 
@@ -110,7 +111,9 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
         if parameter.dim() > 1 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = word_tokenizer(FAMILIES[model_type].kind)
-    return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    lm = LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    check_laws(lm)
+    return lm
 
 
 _WINDOWED = {

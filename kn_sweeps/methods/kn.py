@@ -16,7 +16,7 @@ from kn_sweeps.attribution.attributor import Attributor, Kind
 from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
 from kn_sweeps.cases import Case, Intent, Query
-from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, joined
+from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, Where, joined
 from kn_sweeps.interventions import written_by
 from kn_sweeps.methods.base import Certificate, Located, Plan, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
@@ -56,6 +56,9 @@ class KnowledgeNeurons:
         tol: Largest completeness residual and estimated error, relative; see `Quadrature`.
         max_nodes: Nodes of an adaptive integral at most.
         max_rows: Largest number of rows in one forward pass; bounds memory.
+        where: Whether neurons are scaled at every position, or only where an answer is `read`, as
+            the published code does.
+        neurons: These, as (layer, index) from 0, for every case, without a search; None to search.
 
     Source: Dai et al. (2022), sections 3.2, 3.3 and 4.4; hyper-parameters from their code. Two
     deviations: a neuron is scaled at every position, so that an edit is a change of weights; and
@@ -80,6 +83,8 @@ class KnowledgeNeurons:
     tol: float = 1e-3
     max_nodes: int = 512
     max_rows: int = 512
+    where: Where = "everywhere"
+    neurons: tuple[Neuron, ...] | None = None
 
     changes: ClassVar[bool] = True
 
@@ -94,6 +99,10 @@ class KnowledgeNeurons:
             raise ValueError(
                 "share_step must be above 0 and max_adjustments 0 or more; got "
                 f"{self.share_step} and {self.max_adjustments}"
+            )
+        if self.where == "read" and self.operation == "update":
+            raise ValueError(
+                "an update changes weights, which act everywhere; use where=everywhere"
             )
         if not 1 <= self.min_neurons <= self.max_neurons:
             raise ValueError(
@@ -132,10 +141,13 @@ class KnowledgeNeurons:
         groups: dict[str, list[Case]] = {}
         for case in cases:
             groups.setdefault(self.group(case), []).append(case)
+        if self.neurons is not None:
+            edits = {name: self._edit(lm, some[0], self.neurons) for name, some in groups.items()}
+            return Plan(edits, {case.id: self.group(case) for case in cases})
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
         every = [prompt for some in prompts.values() for prompt in some]
         attributions = iter(self._attributor()(lm, every))
-        edits: dict[str, Edit] = {}
+        edits = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
         for name, members in groups.items():
@@ -172,7 +184,7 @@ class KnowledgeNeurons:
 
     def _edit(self, lm: LanguageModel, case: Case, neurons: Sequence[Neuron]) -> Edit:
         if self.operation != "update":
-            return NeuronScale(tuple(neurons), _FACTORS[self.operation])
+            return NeuronScale(tuple(neurons), _FACTORS[self.operation], self.where)
         probe = edit_probe(case)
         old, new = (self._embedding(lm, probe.query, text) for text in (probe.old, probe.new))
         direction = self.update_new * new - self.update_old * old

@@ -8,12 +8,14 @@ masked LM has one row per target token: the pieces not yet read are masked, thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,13 +64,42 @@ class _Begun(NamedTuple):
     blank: int
 
 
+_read: ContextVar[Bool[Tensor, "batch seq"] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def read_where(where: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+    """Say where the batches inside the block are read, for edits that act there only."""
+    token = _read.set(where)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def where_read() -> Bool[Tensor, "batch seq"]:
+    """Where the batch that is running is read.
+
+    Raises:
+        ValueError: If nobody said.
+    """
+    where = _read.get()
+    if where is None:
+        raise ValueError(
+            "an edit that acts where answers are read cannot be in effect while something else "
+            "is measured; use where=everywhere"
+        )
+    return where
+
+
 class LanguageModel:
     """A frozen Hugging Face model with its tokenizer.
 
     Attributes:
         name: What tables call it.
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
-        architecture: Verified handles on its parts.
+        architecture: Handles on its parts.
+        can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
     """
 
     def __init__(
@@ -104,6 +135,7 @@ class LanguageModel:
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
+        self.can_be_stepped = False
         rows = int(self.model.get_input_embeddings().weight.shape[0])
         largest = max(tokenizer.get_vocab().values())
         if largest >= rows:
@@ -159,7 +191,7 @@ class LanguageModel:
         )
 
     def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
-        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
+        limit = self.architecture.max_tokens
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
                 f"longer than the {limit} tokens the model reads",
@@ -210,7 +242,10 @@ class LanguageModel:
         self, batch: Batch, rows: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "reads vocab"]:
         """Log-probabilities (nats, fp32) at `positions[i]` of row `rows[i]`. Differentiable."""
-        hidden = self.hidden(batch)[list(rows), list(positions)]
+        where = torch.zeros_like(batch.mask, dtype=torch.bool)
+        where[list(rows), list(positions)] = True
+        with read_where(where):
+            hidden = self.hidden(batch)[list(rows), list(positions)]
         return self.architecture.head(hidden).float().log_softmax(-1)
 
     def masked(self, ids: Ids, where: range) -> Ids:

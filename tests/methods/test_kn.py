@@ -193,3 +193,13 @@ def test_an_update_exchanges_the_embeddings_of_the_answers(any_lm: LanguageModel
         expected = slot + slot.norm() * (8 * new - old)
         found = merged.architecture.values(layer)[index]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_named_neurons_are_scaled_without_a_search(some_lm: LanguageModel) -> None:
+    method = KnowledgeNeurons(neurons=((1, 4), (2, 9)), where="read")
+    plan = method.plan(some_lm, [_fact("f0", "France", "Paris", "Rome")], seed=0)
+    assert plan.edits == {"f0": NeuronScale(((1, 4), (2, 9)), 0.0, "read")}
+    assert not plan.located
+    assert not plan.attributions
+    with pytest.raises(ValueError, match="changes weights"):
+        KnowledgeNeurons(operation="update", where="read")
