@@ -1,6 +1,6 @@
 """How far a step of a run is, for people: what is being done, how fast, and the time left.
 
-Counts (`counting`) become one line. On a terminal it stands below the bar of cases; every few
+Counts (`counting`) become one line. On a terminal it stands beside the bar of cases; every few
 seconds it goes into the run's status, and now and then into its log.
 """
 
@@ -80,7 +80,7 @@ class _Shown:
             return
         self._lined = now
         text = told(counts, now)
-        if self._bar is None:  # made now, it comes below the bar of cases
+        if self._bar is None:
             self._bar = tqdm(bar_format="  {desc}", leave=False, disable=None)
         self._bar.set_description_str(text)
         if now - self._written >= _STATUS_S:
