@@ -199,6 +199,18 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:
+    """A config and its model as they stay: a hub's model is named by its commit, not a branch.
+
+    Raises:
+        ValueError: If the model cannot be found.
+    """
+    now = model.pinned()
+    values = {name: getattr(now, name) for name in _fields(type(now))}
+    changed = {name: one for name, one in values.items() if one != getattr(model, name)}
+    return {**config, "model": {**config["model"], **changed}}, now
+
+
 def at_home(value: Any) -> Any:
     """A config whose texts that begin with `~` name what is in the home directory: paths do."""
     if isinstance(value, str):

@@ -18,6 +18,7 @@ from typing import Any
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.interruption import check
 from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.possible import refuse_impossible
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,11 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
                 log.info("fetching model %s", settings.model.label)
                 settings.model.fetch()
             if _first(done, config, "model", "dataset", "method"):
+                described = settings.model.described()
+                assert described is not None  # it was fetched
+                refuse_impossible(settings, described)
                 editable = settings.method.changes
-                settings.dataset.load(settings.model.kind(), seed=0, limit=1, editable=editable)
+                settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
             if _takes_statistics(settings.method) and _first(
                 done, config, "model", "dtype", "method"
             ):

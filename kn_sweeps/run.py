@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from tqdm import tqdm
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
-from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, run_id
+from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
 from kn_sweeps.counting import counted
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
@@ -37,9 +37,11 @@ from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
+from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
 from kn_sweeps.pace import shown
+from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
@@ -84,8 +86,11 @@ def run(
     """
     config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
+    config, model = pinned(config, settings.model)
+    settings = replace(settings, model=model)
+    refuse_impossible(settings, model.described())
     fingerprint = settings.dataset.fingerprint()
-    weights = settings.model.fingerprint()
+    weights = model.fingerprint()
     identity = run_id(config, weights, fingerprint)
     # Shards of one run have this in common.
     whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
@@ -107,9 +112,23 @@ def run(
                     progress.cases(done, total)
                     report.progress(done, total)
 
-                summary = _compute(settings, config, directory, whole, fingerprint, load, told)
+                loaded = partial(_loaded, load, weights)
+                summary = _compute(settings, config, directory, whole, fingerprint, loaded, told)
                 report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
+
+
+def _loaded(
+    load: Load, weights: str, model: Model, where: torch.device, dtype: DType
+) -> LanguageModel:
+    """Load the model that the run's id was made of."""
+    lm = load(model, where, dtype)
+    if lm.revision != weights:
+        raise ValueError(
+            f"model {model.label} changed since the run was named: it was {weights} and is "
+            f"{lm.revision}; run the same command again"
+        )
+    return lm
 
 
 def _compute(
@@ -126,6 +145,8 @@ def _compute(
     with stages.stage("load model"):
         lm = load(settings.model, device(settings.device), settings.dtype)
         lm.batch_size = settings.batch_size
+    # Now it is known also where the config was not at hand.
+    refuse_impossible(settings, Described(lm.kind, lm.architecture.layers))
     check()
     with stages.stage("load cases"):
         cases, every, source = _cases(settings, lm)

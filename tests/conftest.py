@@ -65,6 +65,15 @@ _NAMES = {
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
     },
+    "falcon": {"intermediate_size": "ffn_hidden_size"},
+    "mpt": {
+        "hidden_size": "d_model",
+        "intermediate_size": "expansion_ratio",  # always 4, in fact
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+    "opt": {"intermediate_size": "ffn_dim"},
 }
 
 

@@ -133,6 +133,7 @@ def read(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused by name, as missing ones are
                 key_mapping=_renamed(folder),
             )
             tokenizer = AutoTokenizer.from_pretrained(links, trust_remote_code=False)
@@ -236,7 +237,10 @@ def _check_complete(report: dict[str, Any]) -> None:
         raise ValueError(
             f"it lacks weights, which would be random numbers: {_some(missing)}{others}"
         )
-    if mismatched := sorted(map(str, report["mismatched_keys"])):
+    if mismatched := sorted(
+        f"{name} {tuple(found)} for {tuple(wanted)}"
+        for name, found, wanted in report["mismatched_keys"]
+    ):
         raise ValueError(f"its weights do not have the shapes of its config: {_some(mismatched)}")
     if unexpected:
         log.warning("weights that the model does not have are ignored: %s", _some(unexpected))

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 Source = Literal["bundled", "hub"]
 
 
+class UnreachableError(ValueError):
+    """A hub cannot be asked, and nothing on this machine says what it would answer."""
+
+
 @dataclass(frozen=True)
 class RomeSettings:
     """ROME's published hyper-parameters for one model; `method=rome` takes them by default.
@@ -218,11 +222,14 @@ class Pretrained(Model):
         if self._folder() or re.fullmatch("[0-9a-f]{40}", self.revision or ""):
             return self
         from huggingface_hub import constants, resolve_revision
+        from huggingface_hub.errors import RevisionResolutionError
 
         try:
             commit = resolve_revision(
                 self.name, revision=self.revision, local_files_only=constants.HF_HUB_OFFLINE
             ).resolved
+        except RevisionResolutionError as error:
+            raise UnreachableError(str(_not_found(self.name, error))) from error
         except Exception as error:  # whatever a hub makes its client raise
             raise _not_found(self.name, error) from error
         return replace(self, revision=commit)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kn_sweeps.config import RunConfig, build, run_id, without_models
+from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
+from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.loading import Model, UnreachableError
+from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.results import logged_otherwise, metric_hashes
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import FAILED, RunState, states
 
 _SHOWN_ERRORS = 10
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +148,7 @@ def plan(
     Raises:
         ValueError: If a config is not valid; nothing is launched then.
     """
-    runs = _validated(composed, options.shards, sweep)
+    runs = _validated(composed, options, sweep)
     known = states(sweep, launches(sweep))
     todo: list[PlannedRun] = []
     skipped: list[Skipped] = []
@@ -205,22 +213,25 @@ def _died_hard(known: Mapping[str, RunState]) -> set[str]:
 
 
 def _validated(
-    composed: Sequence[tuple[str, Mapping[str, Any]]], shards: int, sweep: Path
+    composed: Sequence[tuple[str, Mapping[str, Any]]], options: LaunchConfig, sweep: Path
 ) -> list[PlannedRun]:
     """Every run with its id.
 
     What takes no model library is checked first, and of a finished run nothing else: its method
     was checked when it was done.
     """
-    model_of: dict[str, str] = {}
+    model_of: dict[str, tuple[Mapping[str, Any], str]] = {}
+    described_of: dict[str, Described | None] = {}
     data_of: dict[str, str] = {}
     runs: list[PlannedRun] = []
     errors = _Errors(len(composed))
     for name, whole in composed:
         with errors.of(name):
-            for suffix, config in _shards(whole, shards):
+            for suffix, config in _shards(whole, options.shards):
                 light = without_models(config)
-                model = _once(model_of, config["model"], light["model"].fingerprint)
+                named = partial(_named, config, light["model"], dry_run=options.dry_run)
+                node, model = _once(model_of, config["model"], named)
+                config = {**config, "model": node}
                 data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
                 identity = run_id(config, model, data)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
@@ -228,9 +239,34 @@ def _validated(
     for run in runs:
         if run.config["rerun"] or not RunDirectory(sweep / run.id).done():
             with errors.of(run.name):
-                build(run.config, RunConfig)
+                settings: RunConfig = build(run.config, RunConfig)
+                described = partial(_described, settings.model, dry_run=options.dry_run)
+                refuse_impossible(settings, _once(described_of, run.config["model"], described))
     errors.complain()
     return runs
+
+
+def _named(
+    config: Mapping[str, Any], model: Model, *, dry_run: bool
+) -> tuple[Mapping[str, Any], str]:
+    """The node of the config that names a model for good, and which weights those are."""
+    try:
+        config, model = pinned(config, model)
+    except UnreachableError as error:
+        if not dry_run:
+            raise
+        log.warning("%s: ids of its runs are not final", error)
+        return config["model"], "unknown"
+    return config["model"], model.fingerprint()
+
+
+def _described(model: Model, *, dry_run: bool) -> Described | None:
+    try:
+        return model.described()
+    except UnreachableError:
+        if not dry_run:
+            raise
+        return None
 
 
 class _Errors:
@@ -277,7 +313,7 @@ def _shards(config: Mapping[str, Any], count: int) -> Iterator[tuple[str, Mappin
         yield f" shard={shard}", {**config, "shard": shard}
 
 
-def _once(known: dict[str, str], node: Any, ask: Callable[[], str]) -> str:
+def _once(known: dict[str, T], node: Any, ask: Callable[[], T]) -> T:
     """What `ask` says, asked once for equal nodes of the config."""
     key = json.dumps(node, sort_keys=True)
     if key not in known:

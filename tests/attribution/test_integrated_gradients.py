@@ -22,6 +22,7 @@ from kn_sweeps.cases import Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.stepping import CannotStepError
@@ -56,7 +57,9 @@ def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
 def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     """The same weights in another precision."""
     model = copy.deepcopy(lm.model).to(dtype)
-    return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
+    single = LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
+    check_laws(single)
+    return single
 
 
 def _interrupted(lm: LanguageModel) -> None:
