@@ -35,6 +35,7 @@ from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounde
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
 from kn_sweeps.provenance import Stages, code, commit, environment
@@ -112,7 +113,7 @@ def run(
             return _rescored(settings, config, directory, by)
         headline = headline_of(config, name)
         log.info("run %s: %s", identity, headline)
-        with reported(directory.path, by["launch"]) as progress:
+        with reported(directory.path, by["launch"]) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
             with settings.tracker.open(
                 identity, headline, settings.sweep, config, directory.path.parent
