@@ -34,6 +34,8 @@ CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
+"""What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
+`dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +238,8 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         found = error.errors()[0]
+        if found["type"] == "tuple_type" and isinstance(value, str | int | float):
+            raise ValueError(f"{at}={value}: expected a list; write {at}=[{value}]") from None
         raise ValueError(f"{at}={value!r}: {found['msg']}") from None
 
 

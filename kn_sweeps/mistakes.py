@@ -14,5 +14,12 @@ def did_you_mean(given: str, choices: Iterable[str]) -> str:
     return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """`text` for a message: of a long one the beginning and the end."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]} ... {text[-(most // 4) :]}"
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "_")

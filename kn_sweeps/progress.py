@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kn_sweeps.files import write_json
+from kn_sweeps.history import note_step
 from kn_sweeps.interruption import STOPPED, Interrupted
 
 STATUS = "status.json"
@@ -39,6 +40,7 @@ class Progress:
     def cases(self, done: int, total: int) -> None:
         """Tell how many cases are done."""
         before = self._record.get("done_before", done)
+        note_step(self._path.parent, done, total)
         self.now(done=done, total=total, done_before=before)
 
     def now(self, **facts: Any) -> None:

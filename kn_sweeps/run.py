@@ -35,7 +35,7 @@ from kn_sweeps.files import write_json, write_text
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
-from kn_sweeps.metrics.localisation import certificates, layer_histogram
+from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
@@ -156,6 +156,7 @@ def _compute(
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
+        told(0, len(cases))
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     with stages.stage("metrics"):
         directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3), measures)
@@ -193,9 +194,12 @@ def _compute(
         if uncertified:
             log.warning(
                 "%.1f %% of %d attributed layers are not certified: their residual or estimated "
-                "error is above the tolerance (neurons.json lists them)",
+                "error is above the tolerance, %d of them for the rounding of %s alone "
+                "(neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),
+                rounded(located),
+                settings.dtype,
             )
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
@@ -317,7 +321,10 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     )
     for report in loaded.left_out:
         log.debug("%s", report)
-    log.info("%s", _in_total(loaded.left_out))
+    in_total = _in_total(loaded.left_out)
+    log.info("%s", in_total)
+    if in_total.noted:
+        log.warning("the data: %s", in_total.noted)
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
@@ -326,21 +333,26 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
-        reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
-        raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
+        reasons = [f"{n} {why}" for why, n in in_total.reasons.items()]
+        reasons += [f"{len(some)} {why} (such as: {some[0]})" for why, some in unscorable.items()]
+        raise ValueError(
+            f"no case is left for {lm.name}, shard {settings.shard}: "
+            f"{'; '.join(reasons) or 'the dataset has none'}"
+        )
     return cases, every, loaded.source
 
 
-def _in_total(reports: Sequence[LeftOut]) -> str:
-    """One line for all relations or paradigms; run.log has one for each."""
+def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
+    """All relations or paradigms together; run.log has a line for each."""
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.reasons)
+        notes.update(report.notes)
     used = sum(report.used > 0 for report in reports)
-    total = LeftOut(
-        f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
+    return LeftOut(
+        f"{used} of {len(reports)} sources", sum(r.used for r in reports), reasons, notes
     )
-    return str(total)
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:

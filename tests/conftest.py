@@ -23,6 +23,8 @@ from transformers import (
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
+from tests.servers.hub import HubServer
+from tests.servers.wandb import WandbServer
 
 # Small matrices gain nothing from a second thread and lose much when a core is shared.
 torch.set_num_threads(1)
@@ -186,3 +188,17 @@ def weights_kept() -> Iterator[Callable[[LanguageModel], None]]:
 def causal_lm() -> LanguageModel:
     """A causal model of random weights."""
     return random_lm("gpt2")
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A model hub of this test's own."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def wandb_server() -> Iterator[WandbServer]:
+    """A W&B server of this test's own."""
+    with WandbServer() as server:
+        yield server

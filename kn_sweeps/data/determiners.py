@@ -112,7 +112,7 @@ class Determiners:
         name = self.paradigm or PARADIGMS[kind]
         check_names([name], available_paradigms(source), "paradigm")
         found = []
-        for pair in read_paradigm(source, name):
+        for pair in read_paradigm(source, name).pairs:
             masked = pair.old in DETERMINERS and pair.new in DETERMINERS
             determiner = pair.old if masked else pair.trigger
             if (

@@ -91,7 +91,7 @@ class ParaRel:
             maker = _CaseMaker(self, kind, seed, library, library[name], tables, wanted)
             made, reasons = maker.cases(limit)
             cases += made
-            reports.append(left_out(name, len(made), reasons))
+            reports.append(left_out(name, len(made), reasons, library[name].notes))
         return Loaded(tuple(cases), tuple(reports), source.name)
 
 
@@ -138,7 +138,8 @@ class _CaseMaker:
 
     def cases(self, limit: int | None) -> tuple[list[Case], Counter[str]]:
         """The first `limit` facts in the seed's order, and how many others were left out."""
-        relation, reasons = self._relation, Counter[str]()
+        relation = self._relation
+        reasons = Counter({"listed before": relation.repeated})
         facts = list(relation.facts)
         shuffler(self._seed, "facts", relation.name).shuffle(facts)
         if self._options.one_to_one:

@@ -26,12 +26,14 @@ class Certificate:
         error: Estimated relative error of the scores.
         nodes: Points evaluated.
         certified: Whether both are within the tolerance.
+        rounded: Whether they are not for rounding alone.
     """
 
     residual: tuple[float, ...]
     error: tuple[float, ...]
     nodes: tuple[int, ...]
     certified: tuple[bool, ...]
+    rounded: tuple[bool, ...]
 
     @classmethod
     def of(cls, attribution: Attribution) -> Certificate:

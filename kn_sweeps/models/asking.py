@@ -22,7 +22,7 @@ from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
 from kn_sweeps.interruption import check
-from kn_sweeps.models.language_model import Ids, LanguageModel, Row
+from kn_sweeps.models.language_model import Ids, LanguageModel, Row, read_where
 from kn_sweeps.models.tokenization import Encoded
 
 Changed = Callable[[Sequence[int]], AbstractContextManager[None]]
@@ -244,12 +244,14 @@ class Trunks:
         self._lm, self._changed = lm, changed
         self._edits = [edit for _, edit in rows]
         batch, cache = lm.batch([ids for ids, _ in rows]), DynamicCache()
-        with changed(self._edits):
+        last = batch.mask.sum(1) - 1
+        every = torch.arange(len(rows), device=lm.device)
+        where = torch.zeros_like(batch.mask, dtype=torch.bool)
+        where[every, last] = True
+        with changed(self._edits), read_where(where):
             output = lm.architecture.base(
                 input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache
             )
-        last = batch.mask.sum(1) - 1
-        every = torch.arange(len(rows), device=lm.device)
         self.log_probs = self._head(output.last_hidden_state[every, last])
         self._mask = batch.mask.flip(1)
         # Plain layers: the cache was made without a config.
@@ -273,7 +275,8 @@ class Trunks:
         mask = self._mask[trunks]
         steps = torch.arange(batch.ids.shape[1], device=lm.device)
         kept = [(keys[trunks], values[trunks]) for keys, values in self._kept]
-        with self._changed([self._edits[trunk] for trunk, _ in branches]):
+        edits = [self._edits[trunk] for trunk, _ in branches]
+        with self._changed(edits), read_where(batch.mask.bool()):
             output = lm.architecture.base(
                 input_ids=batch.ids,
                 attention_mask=torch.cat([mask, batch.mask], 1),

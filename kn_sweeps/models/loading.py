@@ -107,12 +107,15 @@ class Model(ABC):
         ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
+        context_openings: Words that sampled contexts begin with, where it writes no sentence
+            behind its start token; methods that sample contexts take them by default.
     """
 
     label: str
     data_source: Source
     rome: RomeSettings
     start_token: str | None = None
+    context_openings: tuple[str, ...] = ()
     layers: int | None = None
     memit: MemitSettings | None = None
     ft: FineTuningSettings | None = None

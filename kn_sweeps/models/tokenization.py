@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from kn_sweeps.cases import LMKind, Query
+from kn_sweeps.mistakes import shortened
 
 
 class UnscorableError(ValueError):
@@ -29,7 +30,7 @@ class UnscorableError(ValueError):
 
     def __init__(self, reason: str, where: str) -> None:
         """Say what is wrong and where."""
-        super().__init__(f"{reason}: {where}")
+        super().__init__(f"{reason}: {shortened(where)}")
         self.reason = reason
 
 
@@ -96,12 +97,7 @@ def encode(
     if not target.strip():
         raise UnscorableError("the target tokenises to nothing", f"{target!r} in {query.text!r}")
     text = query.prefix + target + (query.suffix if kind == "masked" else "")
-    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
-    ids: list[int] = list(encoding["input_ids"])
-    spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
-    added = [*encoding["special_tokens_mask"], 0].index(0)  # BOS, CLS and the like
-    if kind == "causal" and not added and (start_token or not query.prefix.strip()):
-        ids, spans, added = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans], 1
+    ids, spans, added = _tokens(tokenizer, kind, text, query, start_token)
     slot = (len(query.prefix), len(query.prefix) + len(target))
     first, stop = _tokens_within(spans, slot, text)
     while first > added and spans[first - 1][0] >= len(query.prefix.rstrip()):
@@ -115,6 +111,48 @@ def encode(
     if subject is not None:
         _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
     return Encoded(tuple(ids), found, subject)
+
+
+def encode_open(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: LMKind,
+    query: Query,
+    start_token: str | None = None,
+) -> Encoded:
+    """Tokenise `query` where it matters what follows, and no answer is given.
+
+    A masked LM gets a mask in the slot. Behind a causal LM's prompt stands a token that nothing
+    reads: `target` says where the prompt ends.
+
+    Raises:
+        UnscorableError: As `encode`, as far as it is about the prompt.
+    """
+    if kind == "masked":
+        return encode(tokenizer, kind, query, str(tokenizer.mask_token))
+    text = query.prefix.rstrip()
+    ids, spans, _ = _tokens(tokenizer, kind, text, query, start_token)
+    subject = _subject_tokens(kind, spans, query, "", text)
+    if subject is not None:
+        _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
+    ids = ids[: max((i for i, (a, b) in enumerate(spans) if a < b), default=0) + 1]  # no EOS
+    return Encoded((*ids, ids[-1]), (len(ids), len(ids) + 1), subject)
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: LMKind,
+    text: str,
+    query: Query,
+    start_token: str | None,
+) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Ids, character offsets, and how many tokens stand before the text: BOS, CLS and the like."""
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids: list[int] = list(encoding["input_ids"])
+    spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
+    added = [*encoding["special_tokens_mask"], 0].index(0)
+    if kind == "causal" and not added and (start_token or not query.prefix.strip()):
+        ids, spans, added = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans], 1
+    return ids, spans, added
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None) -> int:

@@ -194,6 +194,21 @@ def test_too_few_nodes_are_not_certified(some_lm: LanguageModel) -> None:
     assert many.certified.all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_rounding_forbids_is_recognised_at_once(
+    some_lm: LanguageModel, dtype: torch.dtype
+) -> None:
+    coarse, prompts = _single(some_lm, dtype), _encoded(some_lm)
+    found = integrated_gradients(coarse, prompts)
+    fine = integrated_gradients(some_lm, prompts)
+    nodes = [sum(int(one.nodes.sum()) for one in some) for some in (found, fine)]
+    assert nodes[0] <= nodes[1]
+    for one in found:
+        assert not one.certified.any()
+        assert one.rounded.float().mean() > 0.9
+    assert not any(one.rounded.any() for one in fine)
+
+
 def test_what_single_precision_cannot_certify_is_computed_in_double(
     some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

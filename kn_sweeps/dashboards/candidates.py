@@ -1,0 +1,108 @@
+"""Which runs of a sweep there are to publish, and whether more are to come."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from kn_sweeps.dashboards.publisher import Candidate
+from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
+from kn_sweeps.dashboards.wandb import Place
+from kn_sweeps.naming import names
+from kn_sweeps.sweeps import slurm
+from kn_sweeps.sweeps.launches import FOLDER, launches
+
+PROJECT = "kn_sweeps"
+
+
+def find_folder(name: str) -> Path:
+    """A sweep's folder, given it or its name.
+
+    Raises:
+        ValueError: If there is none with runs.
+    """
+    places = [Path(name), Path("results") / name]
+    for place in places:
+        if (place / FOLDER).is_dir() or run_directories(place):
+            return place
+    there = sorted({path.parent.parent.name for path in Path("results").glob("*/*/config.yaml")})
+    known = f"; results has {', '.join(there)}" if there else ""
+    raise ValueError(f"there are no runs in {places[0]} or {places[1]}{known}")
+
+
+class Sweep:
+    """The runs of a sweep, as its folder has them now."""
+
+    def __init__(self, folder: Path, project: str | None = None, entity: str | None = None) -> None:
+        """Name the folder; a project and an entity given here win over those of the runs."""
+        self.folder, self._project, self._entity = folder, project, entity
+        self._configs: dict[Path, tuple[int, dict[str, Any]]] = {}
+
+    def candidates(self) -> tuple[list[Candidate], dict[Path, str]]:
+        """The runs, and why those that cannot be read cannot.
+
+        Runs whose config says `tracker.mode=disabled` are left out.
+        """
+        configs, broken = {}, {}
+        for directory in run_directories(self.folder):
+            try:
+                configs[directory] = self._config(directory)
+            except (OSError, ValueError) as error:
+                broken[directory] = str(error)
+        named = names({path.name: config for path, config in configs.items()})
+        found = [
+            Candidate(path, named[path.name], self._place(config.get("tracker") or {}))
+            for path, config in configs.items()
+            if (config.get("tracker") or {}).get("mode") != "disabled"
+        ]
+        return found, broken
+
+    def jobs(self) -> set[str]:
+        """Jobs of the cluster that are running, if a run says it is part of one.
+
+        Where Slurm does not answer there are none.
+        """
+        told = [said_to_run(path) for path in run_directories(self.folder)]
+        if not any(told):
+            return set()
+        return {item.job for item in _queue() if item.running}
+
+    def more_to_come(self, jobs: Collection[str]) -> bool:
+        """Whether a run is running or waits for its turn."""
+        if any(state_of(path, jobs) == "running" for path in run_directories(self.folder)):
+            return True
+        known = launches(self.folder)
+        if any(launch.is_at_work() for launch in known):
+            return True
+        waiting = {
+            launch.job_name(n)
+            for launch in known
+            if launch.kind == "slurm"
+            for n in range(len(launch.arrays))
+        }
+        return bool(waiting) and any(item.name in waiting for item in _queue())
+
+    def _config(self, directory: Path) -> dict[str, Any]:
+        """A run's config, read again only where it changed."""
+        written = (directory / "config.yaml").stat().st_mtime_ns
+        if self._configs.get(directory, (0,))[0] != written:
+            self._configs[directory] = (written, read_config(directory))
+        return self._configs[directory][1]
+
+    def _place(self, tracker: Mapping[str, Any]) -> Place:
+        return Place(
+            project=self._project or tracker.get("project") or PROJECT,
+            entity=self._entity or tracker.get("entity"),
+            tags=tuple(tracker.get("tags") or ()),
+            sample_rows=tracker.get("sample_rows", Place.sample_rows),
+        )
+
+
+def _queue() -> list[slurm.Queued]:
+    if not slurm.available():
+        return []
+    try:
+        return slurm.queue()
+    except ValueError:
+        return []

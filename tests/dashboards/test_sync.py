@@ -1,0 +1,248 @@
+"""After one `sync` against a healthy server all is there, once, whatever happened before."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from kn_sweeps.dashboards.wandb import Place
+from kn_sweeps.dashboards.worker import Worker
+from kn_sweeps.files import held
+from tests.dashboards.runs import (
+    WANDB,
+    Syncing,
+    assert_complete,
+    assert_run,
+    estimate,
+    finish,
+    progress,
+    sync,
+    tell,
+    write_run,
+)
+from tests.servers.protocol import Fault
+from tests.servers.wandb import WandbServer
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    return tmp_path / "results" / "oaks"
+
+
+def test_runs_arrive_as_their_directories_are_and_only_once(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    write_run(sweep, "finished")
+    write_run(sweep, "other", layer=2)
+    failed = write_run(sweep, "failed", state="failed", done=(0, 2))
+    tell(failed, "failed", error="RuntimeError: no")
+    write_run(sweep, "killed", state="running", done=(0,))
+    write_run(sweep, "untracked", tracker={"_target_": "kn_sweeps.tracking.NoTracker"})
+    running = write_run(sweep, "running", state="running", done=(0, 2))
+    with held(running / ".lock"):
+        assert sync(wandb_server, sweep) == (0, "6 runs sent, 0 were there already\n", "")
+        there = wandb_server.runs["running"]
+        assert (there.state, there.summary["cases_done"]) == ("running", 2)
+        before = len(wandb_server.requests)
+        assert sync(wandb_server, sweep) == (0, "0 runs sent, 6 were there already\n", "")
+        assert len(wandb_server.requests) == before, "another sync sends nothing"
+    assert sync(wandb_server, sweep) == (0, "1 runs sent, 5 were there already\n", "")
+    assert_complete(wandb_server, sweep)
+    runs = wandb_server.runs
+    assert runs["finished"].name == "toy pararel rome layer=1"
+    assert runs["other"].name == "toy pararel rome layer=2"
+    assert (runs["finished"].project, runs["finished"].tags) == ("kn", ["a tag"])
+    assert (runs["untracked"].project, runs["untracked"].tags) == ("kn_sweeps", [])
+    assert (runs["failed"].summary["state"], runs["killed"].summary["state"]) == ("failed", "lost")
+    assert runs["failed"].summary["error"] == "RuntimeError: no"
+    examples = json.loads(runs["finished"].files[runs["finished"].summary["examples"]["path"]])
+    assert (len(examples["data"]), "not_shown" in examples["columns"]) == (2, False)
+    for key in ("headline", "located_by_layer"):
+        drawn = runs["finished"].files[runs["finished"].summary[key]["path"]]
+        with Image.open(io.BytesIO(drawn)) as image:
+            assert len(image.convert("L").getcolors() or []) > 2, "something is drawn"
+
+
+def test_what_changes_later_follows_under_the_same_id(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    directory = write_run(sweep, "one", state="failed", done=(0, 2))
+    tell(directory, "failed", error="RuntimeError: no")
+    assert sync(wandb_server, sweep)[0] == 0
+    # It goes on, finishes, gets another metric, and one that cannot be measured any more.
+    progress(directory, 4)
+    write_run(sweep.parent / "spare", "one")
+    shutil.copy(sweep.parent / "spare" / "one" / "rows.parquet", directory)
+    finish(directory, locality=estimate(1.0))
+    assert sync(wandb_server, sweep)[0] == 0
+    assert_complete(wandb_server, sweep)
+    assert "error" not in wandb_server.runs["one"].summary
+    finish(directory, flip_rate=estimate(0.25), locality=estimate(None, 0))
+    assert sync(wandb_server, sweep)[0] == 0
+    assert_complete(wandb_server, sweep)
+    results = [(h["_step"], h.get("flip_rate")) for h in wandb_server.runs["one"].history]
+    assert results[-2:] == [(5, None), (6, 0.25)]
+
+
+REQUESTS = (
+    *("RunResumeStatus", "UpsertBucket", "file_stream", "CreateRunFiles", "PUT /store/runs"),
+    *("PUT /store/artifacts", "CommitArtifact", "graphql Run$"),
+)
+FAULTS: tuple[tuple[Fault, str], ...] = (
+    *((401, "no entry"), (403, "no entry"), (429, "no entry"), (500, "no entry")),
+    *(("drop", "EOF"), ("hang", "")),
+)
+
+
+@pytest.mark.slow
+def test_whatever_fails_is_told_in_the_servers_words_and_the_next_time_heals_it(
+    wandb_server: WandbServer, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_run(sweep, "one")
+    for name, value in wandb_server.environment(str(sweep)).items():
+        monkeypatch.setenv(name, value)
+    about = (directory, "toy pararel rome", (), asdict(Place("kn", tags=("a tag",))))
+    with Worker(2.0) as impatient, Worker(60.0) as patient:
+        impatient.ask(*about)
+        for where, (fault, said) in itertools.product(REQUESTS, FAULTS):
+            # Something new to send, where what was sent is not sent again.
+            finish(directory, tau=estimate(time.monotonic()))
+            wandb_server.fails(where, fault, text="no entry")
+            began = time.monotonic()
+            answer = impatient.ask(*about)
+            assert time.monotonic() - began < 6, (where, fault)
+            assert "error" in answer, (where, fault)
+            assert "\n" not in answer["error"]
+            if "PUT" not in where:
+                assert said in answer["error"], (where, fault, answer)
+            wandb_server.heals()
+            assert "address" in patient.ask(*about), (where, fault)
+            assert_complete(wandb_server, sweep)
+
+
+def test_an_outage_ends_with_1_and_the_next_sync_heals_it(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    write_run(sweep, "one")
+    wandb_server.fails("file_stream", 500, text="on holiday")
+    code, out, errors = sync(wandb_server, sweep)
+    assert (code, out) == (1, "0 runs sent, 0 were there already, 1 did not arrive\n")
+    (line,) = errors.splitlines()
+    assert line.startswith("one [toy pararel rome]: ")
+    assert "on holiday" in line
+    wandb_server.heals()
+    assert sync(wandb_server, sweep) == (0, "1 runs sent, 0 were there already\n", "")
+    assert_complete(wandb_server, sweep)
+
+
+@pytest.mark.slow
+def test_a_sync_that_is_killed_leaves_nothing_that_another_does_not_put_right(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    for name in ("one", "two", "three"):
+        write_run(sweep, name)
+    for request in (1, 5, 12, 30, 50, 75):
+        wandb_server.fails("", "hang", after=request)
+        started = Syncing(wandb_server, sweep)
+        already = len(wandb_server.requests)
+        until = time.monotonic() + 30
+        while len(wandb_server.requests) <= already + request and time.monotonic() < until:
+            if started.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        started.kill()
+        wandb_server.heals()
+    assert sync(wandb_server, sweep)[0] == 0
+    assert_complete(wandb_server, sweep)
+
+
+def test_two_at_the_same_time_send_every_run_once(wandb_server: WandbServer, sweep: Path) -> None:
+    for number in range(6):
+        write_run(sweep, f"run{number}")
+    both = [Syncing(wandb_server, sweep) for _ in range(2)]
+    said = [one.ends() for one in both]
+    assert [code for code, _, _ in said] == [0, 0]
+    assert sum(int(out.split()[0]) for _, out, _ in said) == 6
+    assert wandb_server.asked("RunResumeStatus") == 6
+    assert_complete(wandb_server, sweep)
+    left = [path.name for path in both[0].home.glob("kn-sweeps-*")]
+    assert not left, "nothing is left on disk"
+
+
+def test_what_cannot_be_read_is_told_and_the_others_arrive(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    write_run(sweep, "whole")
+    (write_run(sweep, "torn") / "summary.json").write_text("{")
+    (write_run(sweep, "odd") / "config.yaml").write_text("- 1")
+    write_run(sweep, "private", tracker={**WANDB, "mode": "disabled"})
+    code, out, errors = sync(wandb_server, sweep)
+    assert (code, out) == (1, "1 runs sent, 0 were there already, 1 did not arrive\n")
+    assert "torn [toy pararel rome]: " in errors
+    assert "odd: " in errors
+    assert len(errors.splitlines()) == 2
+    assert list(wandb_server.runs) == ["whole"]
+
+
+def test_a_server_that_is_not_there_does_not_cost_its_time_for_every_run(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    wandb_server.stop()
+    for number in range(40):
+        write_run(sweep, f"run{number:02}")
+    began = time.monotonic()
+    code, out, errors = sync(wandb_server, sweep)
+    assert (code, out) == (1, "0 runs sent, 0 were there already, 40 did not arrive\n")
+    assert len(errors.splitlines()) == 40
+    assert "not tried, as others failed: " in errors
+    assert errors.count("connection refused") == 40
+    assert time.monotonic() - began < 25
+
+
+def test_watching_follows_a_run_to_its_end_through_an_outage(
+    wandb_server: WandbServer, sweep: Path
+) -> None:
+    directory = write_run(sweep, "one", state="running", done=(0,))
+    with held(directory / ".lock"):
+        watching = Syncing(wandb_server, sweep, "--watch=0.3")
+        _until(lambda: "one" in wandb_server.runs and len(wandb_server.runs["one"].history) == 1)
+        wandb_server.fails("", 500, text="on holiday")
+        progress(directory, 2)
+        time.sleep(3)
+        wandb_server.heals()
+        _until(lambda: len(wandb_server.runs["one"].history) == 2)
+        assert wandb_server.runs["one"].state == "running"
+        progress(directory, 4)
+        write_run(sweep.parent / "spare", "one")
+        shutil.copy(sweep.parent / "spare" / "one" / "rows.parquet", directory)
+        finish(directory)
+    code, _, errors = watching.ends()
+    assert code == 0, errors
+    assert errors.count("on holiday") <= 2, "said once, not at every look"
+    assert_complete(wandb_server, sweep)
+    assert_run(wandb_server.runs["one"], directory)
+
+
+def _until(true: object) -> None:
+    until = time.monotonic() + 30
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_there_must_be_runs(wandb_server: WandbServer, sweep: Path) -> None:
+    os.makedirs(sweep)
+    code, _, errors = sync(wandb_server, sweep)
+    assert code == 1
+    assert "there are no runs in" in errors
