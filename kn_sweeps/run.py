@@ -36,9 +36,9 @@ from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
-from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.models.loading import Model, load_model
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
