@@ -32,9 +32,9 @@ from kn_sweeps.files import write_json, write_text
 from kn_sweeps.integrity import DamagedError, quarantined
 from kn_sweeps.interruption import check
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
-from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.models.loading import Model, load_model
 from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
@@ -163,6 +163,7 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
+        job.told(0, len(cases))
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     provenance = {
         **_code(directory),

@@ -15,6 +15,7 @@ import pytest
 import kn_sweeps.run as run_module
 from kn_sweeps import pace, regimes
 from kn_sweeps.methods.rome import Rome
+from kn_sweeps.models.loading import Bundled
 from kn_sweeps.progress import Progress
 from kn_sweeps.run import run
 from kn_sweeps.store import RunDirectory
@@ -344,9 +345,41 @@ def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
     assert outcome.summary["metrics"]["reliability"]["n"] == 5
 
 
-def test_a_run_whose_edits_all_fail_is_no_result(config: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match="no case could be edited: layer 9 does not exist"):
-        run(config("method.layer=9", method=ROME))
+def test_a_run_whose_edits_all_fail_is_no_result_and_nothing_of_it_is_done(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*_: Any, **__: Any) -> Any:
+        raise ValueError("all are singular")
+
+    monkeypatch.setattr(Rome, "plan", plan)
+    settings = config(method=ROME)
+    with pytest.raises(ValueError, match="no case could be edited: all are singular"):
+        run(settings)
+    (path,) = Path(settings["results_dir"]).glob("*/*/status.json")
+    status = json.loads(path.read_text())
+    assert (status["state"], status["done"]) == ("failed", 0)
+
+
+@pytest.mark.parametrize("layer", [5, 9, -1])
+def test_a_layer_that_does_not_exist_is_refused_before_anything_is_written(
+    config: Callable[..., dict[str, Any]], layer: int
+) -> None:
+    settings = config(f"method.layer={layer}", method=ROME)
+    with pytest.raises(ValueError, match=rf"method\.layer={layer}: model .* choose from 0 to 4"):
+        run(settings)
+    assert not list(Path(settings["results_dir"]).glob("*/*/status.json"))
+
+
+def test_a_layer_that_only_the_loaded_model_tells_ends_the_run_as_failed(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundled, "described", lambda _: None)
+    settings = config("method.layer=9", "model.layers=null", method=ROME)
+    with pytest.raises(ValueError, match="choose from 0 to 4"):
+        run(settings)
+    (path,) = Path(settings["results_dir"]).glob("*/*/status.json")
+    status = json.loads(path.read_text())
+    assert (status["state"], status.get("done", 0)) == ("failed", 0)
 
 
 @pytest.mark.parametrize("each", [None, 2])
