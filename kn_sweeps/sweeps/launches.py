@@ -5,6 +5,8 @@
         jobs.json     the cluster's ids of what was submitted, in order
         <job>*.out, <job>*.err, <job>*.pkl, ...   submitit's
 
+and results/<sweep>/launches/forgotten.json: failed runs that nobody wants to hear of any more.
+
 A node reads its runs from launch.json, so nothing that changes after the launch changes them.
 """
 
@@ -183,6 +185,20 @@ def launches(sweep: Path) -> list[Launch]:
     """All launches of a sweep, oldest first."""
     found = sorted((sweep.absolute() / FOLDER).glob("*/launch.json"))
     return [Launch.read(path.parent) for path in found]
+
+
+def forgotten(sweep: Path) -> dict[str, str]:
+    """What nobody wants to hear of any more: run id to the last launch that is forgotten."""
+    path = sweep / FOLDER / "forgotten.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def forget_runs(sweep: Path, runs: Sequence[str]) -> None:
+    """Forget some runs as they were launched so far."""
+    if runs:
+        last = launches(sweep)[-1].id
+        path = sweep / FOLDER / "forgotten.json"
+        write_json(path, forgotten(sweep) | dict.fromkeys(runs, last))
 
 
 @contextmanager

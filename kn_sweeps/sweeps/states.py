@@ -12,7 +12,7 @@ from typing import Any
 from kn_sweeps.progress import STATUS
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun
+from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten
 
 WAITING, RUNNING, DONE, FAILED, LOST = "waiting", "running", "done", "failed", "lost"
 STATES = (RUNNING, WAITING, DONE, FAILED, "timed out", "preempted", "cancelled", LOST)
@@ -70,10 +70,13 @@ def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
     at_work = {launch.id: launch.is_at_work() for launch in known}
     queued = _queued(sweep, known)
     found: dict[str, RunState] = {}
+    unwanted = forgotten(sweep)
     for launch in known:
         for number, task in enumerate(launch.tasks):
             place = queued.get((launch.id, number))
             for run in task:
+                if launch.id <= unwanted.get(run.id, ""):
+                    continue
                 found[run.id] = _state(sweep, run, launch, number, place, at_work[launch.id])
     return found
 
