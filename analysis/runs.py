@@ -15,7 +15,7 @@ import pandas as pd
 from analysis.shards import joined_results
 from analysis.table import Found, Summary, find_runs, identity, identity_columns
 from kn_sweeps.metrics.base import Metric, Results
-from kn_sweeps.run import results_of
+from kn_sweeps.results import results_of
 from kn_sweeps.store import RunDirectory
 
 GROUP = ("model", "source", "dataset")

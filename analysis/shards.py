@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from kn_sweeps.config import build
 from kn_sweeps.metrics.base import Results
-from kn_sweeps.run import measured, results_of
+from kn_sweeps.results import measured, results_of
 from kn_sweeps.store import RunDirectory
 
 Summary = dict[str, Any]

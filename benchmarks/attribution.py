@@ -215,7 +215,7 @@ def shapes() -> list[dict[str, object]]:
 
 
 def _askable(lm: LanguageModel, source: Source, name: str, min_tokens: int) -> Iterator[Encoded]:
-    for pair in read_paradigm(source, name):
+    for pair in read_paradigm(source, name).pairs:
         # Tokenising is slow, and no word of BLiMP has more than a few tokens.
         if pair.why_not(lm.kind) is not None or 2 * len(pair.prefix.split()) < min_tokens:
             continue

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from kn_sweeps.cli import CONF
 from kn_sweeps.config import build
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
 from kn_sweeps.models.tokenization import Encoded
 
 Result = TypeVar("Result")
@@ -137,7 +138,9 @@ def random_model(name: str, model: PreTrainedModel) -> LanguageModel:
         unk_token="[UNK]",
         mask_token="[MASK]",
     )
-    return LanguageModel(model, tokenizer, name=name)
+    lm = LanguageModel(model, tokenizer, name=name)
+    check_laws(lm)
+    return lm
 
 
 def random_prompts(lm: LanguageModel, count: int, tokens: int) -> list[Encoded]:

@@ -5,12 +5,14 @@ Plain frozen values. They know nothing of models, files or Hydra.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
 Task = Literal["fact", "syntax"]
 Intent = Literal["replace", "erase"]
+LMKind = Literal["causal", "masked"]
 
 SAME_RELATION = "same_relation"
 SAME_SUBJECT = "same_subject"
@@ -126,13 +128,27 @@ class Case:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How many items of a source cannot be used, by reason, so that nothing is dropped silently."""
+    """How many items of a source cannot be used, by reason, so that nothing is dropped silently.
+
+    Attributes:
+        source: The relation or paradigm.
+        used: How many items are used.
+        reasons: Why others are not, and how many.
+        notes: What else the source's files have that a reader may not expect, and how often:
+            texts that were cleaned, fields that nothing reads.
+    """
 
     source: str
     used: int
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """One log line."""
-        out = ", ".join(f"{n} left out: {reason}" for reason, n in sorted(self.reasons.items()))
-        return f"{self.source}: {self.used} used" + (f"; {out}" if out else "")
+        parts = [f"{n} left out: {reason}" for reason, n in sorted(self.reasons.items())]
+        return f"{self.source}: {self.used} used" + (f"; {', '.join(parts)}" if parts else "")
+
+    @property
+    def noted(self) -> str:
+        """The notes in one line; empty where there are none."""
+        return "; ".join(f"{note} ({n} times)" for note, n in sorted(self.notes.items()))

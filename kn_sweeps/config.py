@@ -10,18 +10,18 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal, get_type_hints
 
-import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kn_sweeps.data.base import Dataset
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
+from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.loading import DType, Model
 from kn_sweeps.tracking import Tracker
 
@@ -34,6 +34,8 @@ CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
+"""What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
+`dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,18 +113,6 @@ class RunConfig:
             raise ValueError(f"shard must be I/N with 0 <= I < N, e.g. 0/4; got {self.shard!r}")
         return index, count
 
-    def torch_device(self) -> torch.device:
-        """The device to run on.
-
-        Raises:
-            ValueError: If CUDA is asked for and absent.
-        """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
-
 
 def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -> Any:
     """Make the dataclass a config node describes.
@@ -140,20 +130,13 @@ def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -
     if target is not None:
         cls = _find_class(target, at)
     assert cls is not None
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    for key in values:
-        if key not in fields:
-            near = get_close_matches(key, fields, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"unknown key {_join(at, key)}{hint}; choose from {', '.join(fields)}")
-    hints = get_type_hints(cls)
-    made = {key: _convert(value, hints[key], _join(at, key)) for key, value in values.items()}
+    made = checked(values, cls, at)
     try:
         return cls(**made)
     except TypeError as error:
         missing = [
             _join(at, name)
-            for name, field in fields.items()
+            for name, field in _fields(cls).items()
             if name not in made
             and field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING
@@ -163,6 +146,39 @@ def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -
         raise ValueError(f"missing {', '.join(missing)}") from error
     except ValueError as error:
         raise ValueError(f"{at}: {error}" if at else str(error)) from error
+
+
+def checked(values: Mapping[str, Any], cls: type[Any], at: str = "") -> dict[str, Any]:
+    """Some fields of a dataclass, checked and made, as `build` has them.
+
+    Args:
+        values: By name; fields that are left out stay unchecked.
+        cls: The dataclass.
+        at: The node's place in the config, for messages.
+
+    Raises:
+        ValueError: If a key is unknown or a value does not fit, with the choices.
+    """
+    fields, hints = _fields(cls), get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            near = did_you_mean(key, fields)
+            raise ValueError(f"unknown key {_join(at, key)}{near}; choose from {', '.join(fields)}")
+    return {key: _convert(value, hints[key], _join(at, key)) for key, value in values.items()}
+
+
+def without_models(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a `RunConfig` that take no model library, which takes seconds to import.
+
+    Raises:
+        ValueError: As `build`.
+    """
+    heavy = ("method", "measurement")
+    return checked({key: value for key, value in config.items() if key not in heavy}, RunConfig)
+
+
+def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: str) -> str:
@@ -183,6 +199,27 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:
+    """A config and its model as they stay: a hub's model is named by its commit, not a branch.
+
+    Raises:
+        ValueError: If the model cannot be found.
+    """
+    now = model.pinned()
+    values = {name: getattr(now, name) for name in _fields(type(now))}
+    changed = {name: one for name, one in values.items() if one != getattr(model, name)}
+    return {**config, "model": {**config["model"], **changed}}, now
+
+
+def at_home(value: Any) -> Any:
+    """A config whose texts that begin with `~` name what is in the home directory: paths do."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)
+    if isinstance(value, Mapping):
+        return {key: at_home(one) for key, one in value.items()}
+    return [at_home(one) for one in value] if isinstance(value, list | tuple) else value
+
+
 def _convert(value: Any, hint: Any, at: str) -> Any:
     """Check one value against its field's type."""
     if isinstance(value, Mapping):
@@ -201,6 +238,8 @@ def _convert(value: Any, hint: Any, at: str) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         found = error.errors()[0]
+        if found["type"] == "tuple_type" and isinstance(value, str | int | float):
+            raise ValueError(f"{at}={value}: expected a list; write {at}=[{value}]") from None
         raise ValueError(f"{at}={value!r}: {found['msg']}") from None
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,21 +18,26 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+Where = Literal["everywhere", "read"]
+
 Neuron = tuple[int, int]
 """One input coordinate of an MLP's output projection: (layer, index), both from 0."""
 
 
 @dataclass(frozen=True)
 class NeuronScale:
-    """Multiply neurons by a factor at every position.
+    """Multiply neurons by a factor.
 
     Attributes:
         neurons: Which; none at all is the identity.
         factor: 0 suppresses, 2 enhances.
+        where: At every position, as a change of weights does, or only where an answer is `read`,
+            as the published code does.
     """
 
     neurons: tuple[Neuron, ...]
     factor: float
+    where: Where = "everywhere"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, parts
-from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, Where, parts
+from kn_sweeps.models.language_model import LanguageModel, where_read
 
 Neurons = Float[Tensor, "batch seq d_ff"]
 Outputs = Float[Tensor, "batch seq d_model"]
@@ -110,21 +110,25 @@ def applied_rowwise(
 @contextmanager
 def _changed(lm: LanguageModel, edits: Sequence[tuple[Rows, Edit]]) -> Iterator[None]:
     """Hook the layers that `edits` change; each acts on its own rows of a batch."""
-    scales: dict[int, list[tuple[Rows, Tensor]]] = defaultdict(list)
+    scales: dict[int, list[tuple[Rows, Tensor, Where]]] = defaultdict(list)
     adds: dict[int, list[tuple[Rows, _Add]]] = defaultdict(list)
     for rows, edit in edits:
         for part in parts(edit):
             if isinstance(part, NeuronScale):
                 for layer, factors in _factors(lm, part).items():
-                    scales[layer].append((rows, factors))
+                    scales[layer].append((rows, factors, part.where))
             else:
                 adds[part.layer].append((rows, _added(lm, part)))
 
     def scaled(layer: int) -> Callable[[Tensor], Tensor]:
         def change(x: Tensor) -> Tensor:
             x = x.clone()
-            for rows, factors in scales[layer]:
-                x[rows] *= factors.to(x.dtype)
+            for rows, factors, where in scales[layer]:
+                if where == "read":
+                    there = where_read()[rows, :, None]
+                    x[rows] = torch.where(there, x[rows] * factors.to(x.dtype), x[rows])
+                else:
+                    x[rows] *= factors.to(x.dtype)
             return x
 
         return change
@@ -164,10 +168,15 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
     """Write `edit` into the weights, for export. There is no way back.
 
     Raises:
-        ValueError: As `applied`.
+        ValueError: As `applied`, or if the edit is no change of weights.
     """
-    lm.revision = ""
     every = list(parts(edit))
+    if any(isinstance(part, NeuronScale) and part.where == "read" for part in every):
+        raise ValueError(
+            "neurons that are scaled only where an answer is read are no change of weights and "
+            "cannot be written into a checkpoint; use where=everywhere"
+        )
+    lm.revision = ""
     for part in every:
         if not isinstance(part, NeuronScale):
             values = lm.architecture.values(part.layer)

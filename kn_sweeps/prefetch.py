@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.editing.second_moment import TextSource
 from kn_sweeps.interruption import check
 from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.possible import refuse_impossible
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
         ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
             reason, once.
     """
+    from kn_sweeps.run import device
+
     load = LastLoaded()
     done: set[str] = set()
     errors: dict[str, None] = {}
@@ -44,12 +46,15 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
                 log.info("fetching model %s", settings.model.label)
                 settings.model.fetch()
             if _first(done, config, "model", "dataset", "method"):
+                described = settings.model.described()
+                assert described is not None  # it was fetched
+                refuse_impossible(settings, described)
                 editable = settings.method.changes
-                settings.dataset.load(settings.model.kind(), seed=0, limit=1, editable=editable)
+                settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
             if _takes_statistics(settings.method) and _first(
                 done, config, "model", "dtype", "method"
             ):
-                lm = load(settings.model, settings.torch_device(), settings.dtype)
+                lm = load(settings.model, device(settings.device), settings.dtype)
                 settings.method.prepare(lm, settings.seed)
         except ValueError as error:
             errors[str(error)] = None
@@ -65,6 +70,8 @@ def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:
 
 def _takes_statistics(method: Any) -> bool:
     """Whether a method, or the one it controls, reads texts."""
+    from kn_sweeps.editing.second_moment import TextSource
+
     values = [getattr(method, field.name) for field in dataclasses.fields(method)]
     return any(
         isinstance(value, TextSource)

@@ -13,6 +13,7 @@ A process that dies hard leaves `running` behind; whoever reads it must ask whet
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -47,6 +48,23 @@ class Progress:
         self._record |= {**facts, "updated": time.time()}
         write_json(self._path, self._record)
 
+    def last(self, **facts: Any) -> None:
+        """Replace some facts for good; on a full disk in the room that the record has already.
+
+        Where even that fails the record is removed: none at all is better than one that says
+        that the run goes on.
+        """
+        try:
+            self.now(**facts)
+        except OSError:
+            short = {k: v for k, v in self._record.items() if k != "traceback"}
+            try:
+                with self._path.open("r+", encoding="utf-8") as file:
+                    json.dump(short, file)
+                    file.truncate()
+            except OSError:
+                self._path.unlink(missing_ok=True)
+
 
 @contextmanager
 def reported(directory: Path) -> Iterator[Progress]:
@@ -57,14 +75,14 @@ def reported(directory: Path) -> Iterator[Progress]:
     try:
         yield progress
     except Interrupted as reason:
-        progress.now(state=str(reason))
+        progress.last(state=str(reason))
         raise
     except KeyboardInterrupt:
-        progress.now(state=STOPPED)
+        progress.last(state=STOPPED)
         raise
     except BaseException as error:
         last = traceback.format_exception_only(error)[-1].strip()
-        progress.now(state="failed", error=last, traceback=traceback.format_exc())
+        progress.last(state="failed", error=last, traceback=traceback.format_exc())
         raise
     progress.now(state="done")
 

@@ -8,15 +8,15 @@ at its first chunk without rows.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,22 +27,23 @@ from tqdm import tqdm
 
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
-from kn_sweeps.cases import Case, LeftOut
-from kn_sweeps.config import SCHEMA_VERSION, RunConfig, build, run_id
+from kn_sweeps.cases import Case, LeftOut, LMKind
+from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
-from kn_sweeps.metrics.base import Metric, Results
-from kn_sweeps.metrics.localisation import certificates, layer_histogram
-from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
+from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
+from kn_sweeps.results import logged_otherwise, measured, metric_hashes, results_of
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ Load = Callable[[Model, torch.device, DType], LanguageModel]
 
 
 def run(
-    config: Mapping[str, Any], load: Load = load_model, launched: float | None = None
+    config: Mapping[str, Any],
+    load: Load = load_model,
+    launched: float | None = None,
+    name: str = "",
 ) -> Outcome:
     """Do one run, or what is left of it.
 
@@ -71,15 +75,20 @@ def run(
         load: Loads the model; `models.loading.LastLoaded` where many runs share one.
         launched: When it was asked for: `rerun` computes again what is older, and goes on with
             what is not. None for now.
+        name: The overrides it was asked for by, for log lines and the tracker.
 
     Raises:
         RunBusyError: If another process works on it.
         ValueError: If the config, the data or the model is not as it should be; the message says
             what was expected.
     """
+    config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
+    config, model = pinned(config, settings.model)
+    settings = replace(settings, model=model)
+    refuse_impossible(settings, model.described())
     fingerprint = settings.dataset.fingerprint()
-    weights = settings.model.fingerprint()
+    weights = model.fingerprint()
     identity = run_id(config, weights, fingerprint)
     # Shards of one run have this in common.
     whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
@@ -89,20 +98,35 @@ def run(
         directory.forget_chunks(before=again_before)
         if directory.done(since=again_before):
             return _rescored(settings, config, directory)
-        log.info("run %s: %s", identity, _headline(config))
+        headline = _headline(config, name)
+        log.info("run %s: %s", identity, headline)
         with reported(directory.path) as progress:
             _write_config(directory.path / "config.yaml", config)
             with settings.tracker.open(
-                identity, _headline(config), settings.sweep, config, directory.path.parent
+                identity, headline, settings.sweep, config, directory.path.parent
             ) as report:
 
                 def told(done: int, total: int) -> None:
                     progress.cases(done, total)
                     report.progress(done, total)
 
-                summary = _compute(settings, config, directory, whole, fingerprint, load, told)
+                loaded = partial(_loaded, load, weights)
+                summary = _compute(settings, config, directory, whole, fingerprint, loaded, told)
                 report.results(summary, directory.rows())
         return Outcome(directory.path, summary, computed=True)
+
+
+def _loaded(
+    load: Load, weights: str, model: Model, where: torch.device, dtype: DType
+) -> LanguageModel:
+    """Load the model that the run's id was made of."""
+    lm = load(model, where, dtype)
+    if lm.revision != weights:
+        raise ValueError(
+            f"model {model.label} changed since the run was named: it was {weights} and is "
+            f"{lm.revision}; run the same command again"
+        )
+    return lm
 
 
 def _compute(
@@ -117,8 +141,10 @@ def _compute(
     """Compute what is missing, write every file, and mark the run as done."""
     stages = Stages()
     with stages.stage("load model"):
-        lm = load(settings.model, settings.torch_device(), settings.dtype)
+        lm = load(settings.model, device(settings.device), settings.dtype)
         lm.batch_size = settings.batch_size
+    # Now it is known also where the config was not at hand.
+    refuse_impossible(settings, Described(lm.kind, lm.architecture.layers))
     check()
     with stages.stage("load cases"):
         cases, every, source = _cases(settings, lm)
@@ -167,9 +193,12 @@ def _compute(
         if uncertified:
             log.warning(
                 "%.1f %% of %d attributed layers are not certified: their residual or estimated "
-                "error is above the tolerance (neurons.json lists them)",
+                "error is above the tolerance, %d of them for the rounding of %s alone "
+                "(neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),
+                rounded(located),
+                settings.dtype,
             )
     directory.finish(summary)
     log.info("done: %s (%s)", directory.path, _headline_metrics(metrics))
@@ -190,7 +219,7 @@ def _edit_and_evaluate(
     todo = steps(method, cases, regime, settings.edits_per_batch)
     method.prepare(lm, settings.seed)
     earlier: dict[str, Edit] = {}
-    bar = tqdm(total=len(cases), unit="case", desc=_headline(config), disable=None)
+    bar = tqdm(total=len(cases), unit="case", desc=_headline(config, ""), disable=None)
     with bar:
         done = 0
         told(sum(len(step) for n, step in enumerate(todo) if directory.has_chunk(n)), len(cases))
@@ -239,6 +268,19 @@ def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
             torch.cuda.empty_cache()
 
 
+def device(name: str) -> torch.device:
+    """The device of a config.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
 def _cache(settings: RunConfig) -> AttributionCache | None:
     if settings.attribution_cache_gib <= 0:
         return None
@@ -270,14 +312,6 @@ def module_name(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
-def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Identifies how each metric is computed from the rows."""
-    return {
-        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
-        for name, node in config["metric"].items()
-    }
-
-
 def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Case], str]:
     """This shard's cases and those of all, with what was left out in the log."""
     kind: LMKind = lm.kind
@@ -286,7 +320,10 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     )
     for report in loaded.left_out:
         log.debug("%s", report)
-    log.info("%s", _in_total(loaded.left_out))
+    in_total = _in_total(loaded.left_out)
+    log.info("%s", in_total)
+    if in_total.noted:
+        log.warning("the data: %s", in_total.noted)
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
@@ -295,34 +332,26 @@ def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Cas
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
-        reasons = "; ".join(sorted(unscorable)) or "the dataset has none"
-        raise ValueError(f"no case is left for {lm.name}, shard {settings.shard}: {reasons}")
+        reasons = [f"{n} {why}" for why, n in in_total.reasons.items()]
+        reasons += [f"{len(some)} {why} (such as: {some[0]})" for why, some in unscorable.items()]
+        raise ValueError(
+            f"no case is left for {lm.name}, shard {settings.shard}: "
+            f"{'; '.join(reasons) or 'the dataset has none'}"
+        )
     return cases, every, loaded.source
 
 
-def _in_total(reports: Sequence[LeftOut]) -> str:
-    """One line for all relations or paradigms; run.log has one for each."""
+def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
+    """All relations or paradigms together; run.log has a line for each."""
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for report in reports:
         reasons.update(report.reasons)
+        notes.update(report.notes)
     used = sum(report.used > 0 for report in reports)
-    total = LeftOut(
-        f"{used} of {len(reports)} sources", sum(r.used for r in reports), dict(reasons)
+    return LeftOut(
+        f"{used} of {len(reports)} sources", sum(r.used for r in reports), reasons, notes
     )
-    return str(total)
-
-
-def results_of(directory: RunDirectory) -> Results:
-    """What metrics are computed from."""
-    scores = {source: rows.numpy() for source, rows in directory.attributions().items()}
-    return Results(directory.rows(), directory.located(), scores, directory.measurements())
-
-
-def measured(metrics: Iterable[Metric], results: Results) -> dict[str, Any]:
-    """Every estimate of some metrics, as a summary has them."""
-    return {
-        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
-    }
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:
@@ -331,22 +360,31 @@ def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDire
     known, wanted = summary["metric_configs"], metric_hashes(config)
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
+    before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
+    assert isinstance(before, dict)
+    if logged_otherwise({str(k): v for k, v in before.items()}, config):
+        log.info(
+            "it had another tracker: nothing is logged anew (rerun=true computes and logs again)"
+        )
     if new:
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics
         summary["metric_configs"] |= wanted
-        before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
-        assert isinstance(before, dict)
         before["metric"] |= config["metric"]
         _write_config(directory.path / "config.yaml", {str(k): v for k, v in before.items()})
         directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
 
 
-def _headline(config: Mapping[str, Any]) -> str:
-    return " ".join(
-        [config["model"]["label"], module_name(config["dataset"]), module_name(config["method"])]
-    )
+def _headline(config: Mapping[str, Any], name: str) -> str:
+    """Model, dataset and method, and what else the run was asked for by."""
+    known = [
+        config["model"]["label"],
+        module_name(config["dataset"]),
+        module_name(config["method"]),
+    ]
+    others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", name).strip()
+    return " ".join([*known, *([others] if others else [])])
 
 
 def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
@@ -359,10 +397,24 @@ def _write_config(path: Path, config: Mapping[str, Any]) -> None:
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
+class _RunLog(logging.FileHandler):
+    """A log that a full disk cuts short without a word: the run's own error has it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing, of an error of the system."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close it, though what is left cannot be written."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """Append the package's log to a file, with the traceback of what ends the block."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunLog(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package = logging.getLogger("kn_sweeps")
     package.addHandler(handler)

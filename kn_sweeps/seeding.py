@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_for(seed: int, *purpose: str | int) -> int:
@@ -16,6 +18,8 @@ def seed_for(seed: int, *purpose: str | int) -> int:
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose."""
+    import torch  # slow, and what composes and reads runs needs none
+
     return torch.Generator().manual_seed(seed_for(seed, *purpose))
 
 

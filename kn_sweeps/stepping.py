@@ -82,7 +82,7 @@ class Recording:
         architecture = lm.architecture
         window = getattr(lm.model.config, "sliding_window", None)
         longest = max(len(span.ids) for span in spans)
-        if not architecture.mlp_adds or (window is not None and longest > window):
+        if not lm.can_be_stepped or (window is not None and longest > window):
             raise CannotStepError(f"{architecture.model_type}: its blocks cannot be stepped")
         self._lm, self._layers = lm, layers
         self.causal = lm.kind == "causal"

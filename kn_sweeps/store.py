@@ -20,15 +20,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
-from kn_sweeps.edits import Edit, load_edits, save_edits
 from kn_sweeps.files import held, is_held, write_atomically, write_json
-from kn_sweeps.methods.base import Plan
+
+# Reading results takes no model library: what writes or reads edits imports it.
+if TYPE_CHECKING:
+    from kn_sweeps.edits import Edit
+    from kn_sweeps.methods.base import Plan
 
 Record = dict[str, Any]
 
@@ -98,6 +102,8 @@ class RunDirectory:
         measured: Mapping[str, Sequence[Record]] | None = None,
     ) -> None:
         """Save a finished chunk."""
+        from kn_sweeps.edits import save_edits
+
         self._parts.mkdir(exist_ok=True)
         about = {
             "located": [asdict(found) for found in plan.located],
@@ -105,8 +111,8 @@ class RunDirectory:
         }
         write_json(self._part(chunk, "json"), about)
         write_atomically(self._part(chunk, "edits"), lambda p: save_edits(p, plan.edits))
-        tensors = {source: rows.contiguous() for source, rows in plan.attributions.items()}
-        write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(tensors, p))
+        scores = {source: rows.cpu().numpy() for source, rows in plan.attributions.items()}
+        write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(scores, p))
         for name, records in (measured or {}).items():
             _write_frame(self._part(chunk, f"{name}.measured"), pd.DataFrame(list(records)))
         _write_frame(self._part(chunk, "parquet"), pd.DataFrame.from_records(list(rows)))
@@ -131,6 +137,8 @@ class RunDirectory:
             measurements: Names of what was measured.
             keep_edits_bytes: Edits are kept where all of them take no more.
         """
+        from kn_sweeps.edits import load_edits, save_edits
+
         frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
         rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
         about = [
@@ -138,11 +146,11 @@ class RunDirectory:
         ]
         located = [found for one in about for found in one["located"]]
         contexts: list[str] = next((one["contexts"] for one in about if one["contexts"]), [])
-        tensors: dict[str, list[torch.Tensor]] = {}
+        scores: dict[str, list[NDArray[Any]]] = {}
         for i in range(chunks):
-            for source, scores in load_file(self._part(i, "safetensors")).items():
-                tensors.setdefault(source, []).append(scores)
-        joined = {source: torch.cat(scores) for source, scores in tensors.items()}
+            for source, rows_of in load_file(self._part(i, "safetensors")).items():
+                scores.setdefault(source, []).append(rows_of)
+        joined = {source: np.concatenate(parts) for source, parts in scores.items()}
         # From here on an earlier result is being replaced; the chunks can make the new one.
         self.summary_path.unlink(missing_ok=True)
         write_json(self.path / "neurons.json", located)
@@ -186,6 +194,8 @@ class RunDirectory:
 
     def chunk_edits(self, chunk: int) -> dict[str, Edit]:
         """The edits of a finished chunk."""
+        from kn_sweeps.edits import load_edits
+
         return load_edits(self._part(chunk, "edits"))
 
     def edits(self) -> dict[str, Edit]:
@@ -199,9 +209,11 @@ class RunDirectory:
                 f"run {self.path.name} did not keep its edits; raise keep_edits_gib and run it "
                 "again with rerun=true"
             )
+        from kn_sweeps.edits import load_edits
+
         return load_edits(self._edits)
 
-    def attributions(self) -> dict[str, torch.Tensor]:
+    def attributions(self) -> dict[str, NDArray[Any]]:
         """Neuron scores of every located prompt, by source."""
         return load_file(self.path / "attributions.safetensors")
 

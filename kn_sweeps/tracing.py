@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -27,11 +27,9 @@ from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.places import COMPONENTS, Component
 from kn_sweeps.seeding import generator
 from kn_sweeps.stepping import CannotStepError, Join, Pass, Recording, Span
-
-Component = Literal["state", "mlp", "attention"]
-COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 
 @dataclass(frozen=True)

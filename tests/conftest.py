@@ -22,6 +22,7 @@ from transformers import (
 
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
 from tests.servers.hub import HubServer
 from tests.servers.wandb import WandbServer
 
@@ -64,6 +65,15 @@ _NAMES = {
         "num_hidden_layers": "n_layers",
         "num_attention_heads": "n_heads",
     },
+    "falcon": {"intermediate_size": "ffn_hidden_size"},
+    "mpt": {
+        "hidden_size": "d_model",
+        "intermediate_size": "expansion_ratio",  # always 4, in fact
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+    "opt": {"intermediate_size": "ffn_dim"},
 }
 
 
@@ -85,7 +95,7 @@ def word_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 @cache
-def random_lm(model_type: str) -> LanguageModel:
+def random_lm(model_type: str, **changes: object) -> LanguageModel:
     """A random model of a family, in double precision, always the same."""
     torch.manual_seed(0)
     names = _NAMES.get(model_type, {})
@@ -101,6 +111,7 @@ def random_lm(model_type: str) -> LanguageModel:
         tie_word_embeddings=False,
         **sizes,
         **extra,
+        **changes,
     )
     auto = AutoModelForMaskedLM if FAMILIES[model_type].kind == "masked" else AutoModelForCausalLM
     model = auto.from_config(config)
@@ -109,13 +120,24 @@ def random_lm(model_type: str) -> LanguageModel:
         if parameter.dim() > 1 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = word_tokenizer(FAMILIES[model_type].kind)
-    return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    lm = LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
+    check_laws(lm)
+    return lm
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+_WINDOWED = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+}
+"""Families some or all of whose layers see no further than a window, shorter than most prompts."""
+
+
+@pytest.fixture(params=[*sorted(FAMILIES), *(f"{family}, windowed" for family in _WINDOWED)])
 def any_lm(request: pytest.FixtureRequest) -> LanguageModel:
-    """Every family in turn."""
-    return random_lm(request.param)
+    """Every family in turn, also with windows that are shorter than prompts."""
+    family, *windowed = request.param.split(", ")
+    return random_lm(family, **(_WINDOWED[family] if windowed else {}))
 
 
 @pytest.fixture(params=["bert", "gpt2", "llama"])

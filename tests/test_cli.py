@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["tracker=none", "dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none"]
 
 
+HEAVY = ("torch", "transformers", "wandb", "datasets")
+
+
 def launch(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
     return subprocess.run(
@@ -46,7 +49,13 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=knn"], "Could not find 'method/knn'"),
+        (["method=knn"], "unknown method 'knn' (did you mean kn?); choose from alphaedit, ft"),
+        (["method=roem"], "(did you mean rome?)"),
+        (["model=tiny-gpt2"], "unknown model 'tiny-gpt2' (did you mean tiny_gpt2?)"),
+        (["-m", "method=kn,roem"], "(did you mean rome?)"),
+        (["-m", "method=kn,rome", "method.tresh=3"], "(did you mean threshold?)"),
+        (["hydra/launcher=slrum"], "(did you mean slurm?); choose from local"),
+        (["+dataset.path=???"], "dataset.path has no value yet (it is ???)"),
         (["method.tresh=1"], "unknown key method.tresh (did you mean threshold?)"),
         (["sed=1"], "unknown key sed (did you mean seed?)"),
         (["device=gpu"], "Input should be 'auto', 'cpu' or 'cuda'"),
@@ -55,13 +64,14 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         (["dataset.root=nowhere"], "does not exist"),
         (["dataset.paradigms=[determiner_noun_agreement_2]"], "no causal LM can be edited on"),
         (["model=gpt2"], "model.name=/path/to/folder"),
-        (["metric=[reliabilty]"], "Choose from cooccurrence, forgetting, generality, localisation"),
+        (["metric=[reliabilty]"], "choose from cooccurrence, forgetting, generality, localisation"),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = launch(tmp_path, *arguments)
     assert done.returncode == 1
     assert message in done.stderr
+    assert done.stderr.count("error") == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("summary.json"))
 
@@ -70,6 +80,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(tmp_path: Path) -> None:
     relations = "dataset.relations=[P998],[P36],[P999]"
     done = launch(tmp_path, "-m", *QUICK[:2], *QUICK[3:], relations)
     assert done.returncode == 1
+    assert "Error executing job" not in done.stderr
     for name in ("P998", "P999"):
         assert f"unknown relation '{name}'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -110,6 +121,62 @@ def test_a_killed_run_continues_with_the_rows_it_would_have_had(tmp_path: Path) 
         for name in ("whole", "cut")
     ]
     pd.testing.assert_frame_equal(*frames, check_exact=True)
+
+
+def imported_by(folder: Path, program: str, *arguments: str) -> tuple[set[str], str]:
+    """The slow libraries that a program has imported by its end, and what it printed."""
+    script = (
+        "import atexit, runpy, sys\n"
+        f"atexit.register(lambda: print('HEAVY', *(m for m in {HEAVY} if m in sys.modules)))\n"
+        f"sys.argv = [{program!r}, *sys.argv[1:]]\n"
+        f"runpy.run_module({program!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
+        | {"PYTHONPATH": str(ROOT)},
+        timeout=200,
+        check=False,
+    )
+    *printed, last = done.stdout.splitlines()
+    return set(last.split()[1:]), "\n".join([*printed, done.stderr])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["method=rome", "method.layr=3"],
+        ["-m", "method=rome,memit", "method.layr=3"],
+        ["model=tiny-gpt2"],
+        ["device=gpu"],
+        ["-m", "dtype=float32,half"],
+    ],
+)
+def test_composing_and_naming_imports_no_model_library(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    heavy, printed = imported_by(tmp_path, "launch", *arguments)
+    assert "error: " in printed or "KN_SWEEPS_DATA" in printed
+    assert not heavy
+
+
+def test_what_is_done_is_skipped_tabulated_and_reported_without_a_model_library(
+    tmp_path: Path,
+) -> None:
+    arguments = ["-m", *QUICK[:-1], "method=none,rome", "results_dir=results"]
+    heavy, printed = imported_by(tmp_path, "launch", *arguments)
+    assert "torch" in heavy, printed
+    heavy, printed = imported_by(tmp_path, "launch", *arguments, "tracker=wandb")
+    assert "2 runs: 0 to do, 2 done" in printed
+    assert not heavy
+    for program in ("analysis.table", "analysis.report"):
+        heavy, printed = imported_by(tmp_path, program, "results/default")
+        assert "rome" in printed or "report.html" in printed
+        assert not heavy, program
 
 
 def test_without_a_tracker_wandb_is_not_imported(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_a_controlled_method_takes_settings() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["dataset=pararel", "dataset.relations=P36"], r"write dataset.relations=\[P36\]"),
         (["seed=abc"], "seed='abc': Input should be a valid integer"),
         (["device=gpu"], "device='gpu': Input should be 'auto', 'cpu' or 'cuda'"),
         (["dtype=float8"], "Input should be 'float32', 'bfloat16' or 'float16'"),

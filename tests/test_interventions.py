@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from kn_sweeps.cases import Query
 from kn_sweeps.edits import (
@@ -22,7 +23,7 @@ from kn_sweeps.edits import (
     load_edits,
     save_edits,
 )
-from kn_sweeps.interventions import applied, applied_rowwise, merge
+from kn_sweeps.interventions import applied, applied_rowwise, merge, neurons_replaced
 from kn_sweeps.models.asking import Question, Reply, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
 
@@ -166,3 +167,32 @@ def test_edits_are_the_same_when_read_back(some_lm: LanguageModel, tmp_path: Pat
             expected = _log_probs(some_lm)
         with applied(some_lm, found[name]):
             assert _log_probs(some_lm) == expected
+
+
+def test_neurons_scaled_where_the_answer_is_read_are_as_by_hand(any_lm: LanguageModel) -> None:
+    edit = NeuronScale(((0, 3), (1, 7), (2, 1)), 0.0, "read")
+    queries = [Query("The capital of France is ", " ."), Query("Ann sees this cat , Bob sees ", "")]
+    questions = [Question(query, "Paris", "Lima") for query in queries]
+    with applied(any_lm, edit):
+        replies = ask(any_lm, questions)
+    for question, reply in zip(questions, replies, strict=True):
+        (row,) = any_lm.rows(any_lm.encode(question.query, "Paris"))
+
+        def silenced(index: int, at: int = row.positions[0]) -> Callable[[Tensor], Tensor]:
+            def change(x: Tensor) -> Tensor:
+                x = x.clone()
+                x[:, at, index] = 0
+                return x
+
+            return change
+
+        with neurons_replaced(any_lm, {layer: silenced(i) for layer, i in edit.neurons}):
+            expected = any_lm.log_probs(any_lm.batch([row.ids]), [0], row.positions)
+        assert reply.old.log_prob == pytest.approx(float(expected[0, row.tokens[0]]), abs=1e-5)
+    everywhere = NeuronScale(edit.neurons, 0.0)
+    with applied(any_lm, everywhere):
+        assert ask(any_lm, questions)[0].old.log_prob != replies[0].old.log_prob
+    with pytest.raises(ValueError, match="are no change of weights"):
+        merge(any_lm, edit)
+    with applied(any_lm, edit), pytest.raises(ValueError, match="where answers are read"):
+        any_lm.hidden(any_lm.batch([(1, 2, 3)]))

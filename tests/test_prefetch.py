@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub import ResolvedRevision
 
 from kn_sweeps import prefetch as module
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.methods.memit import Memit
-from kn_sweeps.models import loading
+from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Bundled
 from kn_sweeps.prefetch import prefetch
 from tests.test_config import composed
@@ -31,7 +33,7 @@ def test_models_data_and_statistics_are_fetched_once(monkeypatch: pytest.MonkeyP
         for method in ("none", "memit")
     ]
     configs = [composed(*one, f"seed={seed}") for one in sets for seed in (0, 1)]
-    monkeypatch.setattr(Bundled, "kind", lambda _: "causal")
+    monkeypatch.setattr(Bundled, "described", lambda _: Described("causal", 5))
     monkeypatch.setattr(Bundled, "fetch", fetch)
     monkeypatch.setattr(module, "LastLoaded", lambda: lambda model, *_: _Named(model.label))
     prefetch(configs)
@@ -45,8 +47,9 @@ class _Named:
 
 
 def test_the_kind_is_told_without_loading() -> None:
-    assert Bundled(label="tiny_bert", rome=None).kind() == "masked"  # type: ignore[arg-type]
-    assert Bundled(label="tiny_gpt2", rome=None).kind() == "causal"  # type: ignore[arg-type]
+    for label, kind in (("tiny_bert", "masked"), ("tiny_gpt2", "causal")):
+        model = Bundled(label=label, rome=None)  # type: ignore[arg-type]
+        assert model.described() == Described(kind, 5)  # type: ignore[arg-type]
 
 
 def test_every_reason_is_given_once() -> None:
@@ -59,19 +62,28 @@ def test_every_reason_is_given_once() -> None:
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_hub_model_is_downloaded_without_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_is_downloaded_without_code_at_its_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(loading, "snapshot_download", lambda *a, **k: asked.append((a[0], k)))
+
+    def download(name: str, **more: Any) -> str:
+        asked.append((name, more))
+        return str(Bundled(label="tiny_gpt2", rome=None).fetch())  # type: ignore[arg-type]
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    resolved = ResolvedRevision(commit)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "resolve_revision", lambda *_, **__: resolved)
     model = build(composed("model=gpt2_xl"), RunConfig).model
-    assert model.fetch() == model.name
+    model.fetch()
     ((name, more),) = asked
-    assert name == model.name
-    assert more["revision"] == model.revision
+    assert (name, more["revision"]) == (model.name, commit)
     assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in more["allow_patterns"])
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("offline")
 
-    monkeypatch.setattr(loading, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(ValueError, match=r"model\.name=/path/to/folder"):
         model.fetch()

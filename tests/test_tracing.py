@@ -9,7 +9,8 @@ import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.tracing import COMPONENTS, _Tracing, subject_noise, subject_spread, trace
+from kn_sweeps.places import COMPONENTS
+from kn_sweeps.tracing import _Tracing, subject_noise, subject_spread, trace
 from tests.reference.tracing import indirect_effects
 
 QUERY = Query("The capital of New Delhi is ", " .", (15, 24))

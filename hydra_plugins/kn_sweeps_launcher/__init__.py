@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -15,12 +17,15 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, configure_log
+from hydra.core.utils import JobReturn, JobStatus, configure_log
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kn_sweeps.sweeps.launches import Kind
+
+OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)
 
 
 class Sweeper(BasicSweeper):
@@ -59,13 +64,39 @@ class SweepLauncher(Launcher):
         job_overrides: Sequence[Sequence[str]],
         initial_job_idx: int,  # noqa: ARG002
     ) -> Sequence[JobReturn]:
-        """Launch the runs; there is nothing to return once they are submitted."""
+        """Launch the runs and say what became of each."""
         from kn_sweeps.cli import launch_composed
 
         configure_log(self._config.hydra.job_logging, self._config.hydra.verbose)
         configs = composed(self._loader, self._config, job_overrides)
-        launch_composed(list(configs), self.kind, self._settings)
-        return []
+        asking = _asking_sweeper(self._config)
+        values = launch_composed(list(configs), self.kind, self._settings, asking)
+        return [_Return.of(*one) for one in zip(job_overrides, values, strict=False)]
+
+
+@dataclass
+class _Return(JobReturn):
+    """What became of a run; Hydra's own says on stderr that it failed, which was told."""
+
+    @property
+    def return_value(self) -> Any:
+        """What the run returns; raises what it failed of."""
+        if self.status is JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+    @classmethod
+    def of(cls, overrides: Sequence[str], value: Any) -> _Return:
+        """That of a run with these overrides."""
+        status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
+        return cls(overrides=overrides, status=status, _return_value=value)
+
+
+def _asking_sweeper(config: DictConfig) -> str | None:
+    """The sweeper's name, if it decides by results what to try next: not Hydra's own or ours."""
+    if issubclass(get_class(config.hydra.sweeper._target_), BasicSweeper):
+        return None
+    return str(config.hydra.runtime.choices["hydra/sweeper"])
 
 
 class LocalLauncher(SweepLauncher):
@@ -100,10 +131,8 @@ def composed(
     Hydra's composition takes some 50 ms, most of it spent on which files to read. That depends on
     the chosen groups only, so it is done once for each choice; values are set on a copy.
     """
-    from kn_sweeps.config import CANNOT_CHANGE_ROWS
-    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+    from kn_sweeps.cli import named
 
-    unnamed = {*CANNOT_CHANGE_ROWS, *LAUNCH_KEYS}
     parser = OverridesParser.create(config_loader=loader)
 
     @functools.cache
@@ -135,5 +164,4 @@ def composed(
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict)
-        name = " ".join(text for text in overrides if parsed(text).key_or_group not in unnamed)
-        yield name, {str(key): value for key, value in resolved.items()}
+        yield named(overrides), {str(key): value for key, value in resolved.items()}

@@ -82,6 +82,6 @@ def _plain(
                 unknown,
                 unknown,
                 nodes,
-                torch.zeros(len(nodes), dtype=torch.bool),
+                *torch.zeros(2, len(nodes), dtype=torch.bool),
             )
     return [found[i] for i in range(len(prompts))]

@@ -54,6 +54,7 @@ class Attribution:
             embedded rule: it sees errors that cancel in the sum. NaN where there is none.
         nodes: Points evaluated for the layer.
         certified: Whether residual and error are within the tolerance.
+        rounded: Whether they are not for rounding alone: the weights' dtype forbids better.
     """
 
     scores: Float[Tensor, "layers d_ff"]
@@ -63,6 +64,7 @@ class Attribution:
     error: Float[Tensor, " layers"]
     nodes: Int[Tensor, " layers"]
     certified: Bool[Tensor, " layers"]
+    rounded: Bool[Tensor, " layers"]
 
 
 def integrated_gradients(
@@ -228,4 +230,5 @@ def _attribution(value: float, paths: Sequence[PathIntegral]) -> Attribution:
         each("error"),
         each("nodes").long(),
         each("certified").bool(),
+        each("unclear").bool(),
     )

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Rule = Literal["adaptive", "gauss_legendre", "riemann"]
+Rule = Literal["adaptive", "gauss_legendre", "riemann", "riemann_left", "linspace"]
 Vector = NDArray[np.float64]
 
 FLOOR = 1e-6
@@ -41,10 +41,14 @@ class Quadrature:
     """How a path integral is taken, and when it is good enough.
 
     Attributes:
-        rule: `adaptive`: nested rules on panels, refined where they fail. `riemann` takes
-            the right end of `steps` equal steps, as Dai et al. (2022) do with 20, and
-            `gauss_legendre` is exact for polynomials of degree 2 * steps - 1: fixed rules, for
-            comparison, which have no estimate of their error and so are never certified.
+        rule: `adaptive`: nested rules on panels, refined where they fail. The others are fixed,
+            for comparison: they have no estimate of their error and so are never certified.
+            `gauss_legendre` is exact for polynomials of degree 2 * steps - 1. `riemann` takes the
+            right ends of `steps` equal steps, k / steps for k = 1 to steps, as Dai et al. (2022)
+            write in eq. 2; `riemann_left` their left ends, k = 0 to steps - 1, as the code of
+            Dai et al. computes; `linspace` takes as many points from 0 to 1, both ends included,
+            each with weight 1 / steps, as EleutherAI's knowledge-neurons and Niu et al.'s (2024)
+            kn_thesis do. All of them with 20. On f(alpha) = alpha they give .525, .475 and .5.
         steps: Nodes of a fixed rule.
         tol: Largest completeness residual, as a share of max(|P(a) - P(0)|, 1e-6), and largest
             estimated error of the scores, as a share of their length (2-norm).
@@ -173,10 +177,14 @@ class _Fixed(PathIntegral):
         return self._quadrature.steps
 
     def _rule(self) -> tuple[list[float], list[float]]:
-        if self._quadrature.rule == "riemann":
-            steps = self._quadrature.steps
-            return [k / steps for k in range(1, steps + 1)], [1 / steps] * steps
-        return gauss_legendre(self._quadrature.steps)
+        rule, steps = self._quadrature.rule, self._quadrature.steps
+        if rule == "gauss_legendre":
+            return gauss_legendre(steps)
+        if rule == "linspace":
+            points = np.linspace(0, 1, steps).tolist()
+        else:
+            points = [k / steps for k in range(rule == "riemann", steps + (rule == "riemann"))]
+        return points, [1 / steps] * steps
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,7 @@ class _Adaptive(PathIntegral):
     def __init__(self, quadrature: Quadrature, rounding: float, sharpness: float) -> None:
         super().__init__(quadrature)
         self._rounding = rounding
-        self._before = math.inf
+        self._before = self._error_before = math.inf
         self._good = False
         most = min(_HALVINGS, (quadrature.max_nodes - _FIRST) // (_FIRST - 1))
         halvings = math.frexp(min(max(sharpness, 1.0), 2.0**most))[1] - 1
@@ -235,6 +243,11 @@ class _Adaptive(PathIntegral):
             self._good = self._finished()
             self._pending = [] if self._good else self._refined()
         return []
+
+    @property
+    def certified(self) -> bool:
+        # Numbers that are less exact than the tolerance can meet it by chance only.
+        return self._rounding < self._quadrature.tol and super().certified
 
     @property
     def unclear(self) -> bool:
@@ -276,7 +289,16 @@ class _Adaptive(PathIntegral):
         floor = self._rounding * max(abs(value) for value in self._values.values())
         stalled = residual > before / 2 and residual < _NEAR * floor
         good = stalled or residual <= max(tol * self._change, floor)
-        return good and self.error <= max(tol, self._rounding)
+        return good and (self.error <= max(tol, self._rounding) or self._rounded_off())
+
+    def _rounded_off(self) -> bool:
+        """Whether the estimated error is what rounding leaves, which more nodes cannot lower.
+
+        Where `_rounding` is above the tolerance (bfloat16, float16) nothing can be certified, so
+        that nodes are worth their cost only as long as each round of them halves the error.
+        """
+        before, self._error_before = self._error_before, self.error
+        return self._rounding >= self._quadrature.tol and self.error > before / 2
 
     def _refined(self) -> list[tuple[float, float, int]]:
         """Take the worst panels away and say what replaces them; nothing if that is too much."""

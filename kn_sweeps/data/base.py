@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from kn_sweeps.cases import Case, LeftOut
+from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.data.sources import SourceName
-from kn_sweeps.models.architecture import LMKind
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,11 @@ class Dataset(Protocol):
         """
 
 
-def left_out(source: str, used: int, reasons: Counter[str]) -> LeftOut:
+def left_out(
+    source: str, used: int, reasons: Counter[str], notes: Mapping[str, int] | None = None
+) -> LeftOut:
     """A record of what was left out; reasons that did not occur are dropped."""
-    return LeftOut(source, used, {reason: n for reason, n in reasons.items() if n})
+    return LeftOut(source, used, {reason: n for reason, n in reasons.items() if n}, notes or {})
 
 
 def check_counts(**counts: int) -> None:

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, Probe, ProbeKind, Query
+from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, LMKind, Probe, ProbeKind, Query
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.sources import (
     Source,
+    Table,
     check_names,
+    cleaned,
     read_jsonl,
     resolve_source,
 )
 from kn_sweeps.data.triggers import find_trigger
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.seeding import shuffler
 
 HUB_NAME = "nyu-mll/blimp"
@@ -28,6 +29,12 @@ _KEYS = {
     **dict.fromkeys(("sentence_good", "sentence_bad", "linguistics_term", "UID"), str),
     **dict.fromkeys(("simple_LM_method", "one_prefix_method", "two_prefix_method"), bool),
 }
+_UNREAD = (
+    *("field", "lexically_identical", "pairID", "pair_id", "dependency_length", "crucial_item"),
+    *("one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad", "two_prefix_word"),
+    *("two_prefix_prefix_good", "two_prefix_prefix_bad"),
+)
+"""What BLiMP's files have besides, and nothing here reads."""
 _OTHER_PARADIGMS = 4
 
 
@@ -83,6 +90,21 @@ class Pair:
         return None
 
 
+@dataclass(frozen=True)
+class Paradigm:
+    """One paradigm's pairs.
+
+    Attributes:
+        pairs: Each once; the sentences of a pair differ.
+        left_out: How many others there are, by reason.
+        notes: What else its file has; see `LeftOut`.
+    """
+
+    pairs: list[Pair]
+    left_out: Counter[str]
+    notes: Counter[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Blimp:
     """Minimal pairs with same-form prompts, rephrasings and neighbours.
@@ -128,7 +150,8 @@ class Blimp:
         known = available_paradigms(source)
         wanted = list(known) if self.paradigms is None else list(self.paradigms)
         check_names(wanted, known, "paradigm")
-        pairs = {name: read_paradigm(source, name) for name in wanted}
+        paradigms = {name: read_paradigm(source, name) for name in wanted}
+        pairs = {name: paradigm.pairs for name, paradigm in paradigms.items()}
         invalid = [name for name in wanted if not _valid(pairs[name], kind)]
         if editable and invalid and self.paradigms is not None:
             raise ValueError(_refusal(invalid, kind, source, known))
@@ -144,7 +167,8 @@ class Blimp:
             if name not in chosen:
                 reasons[f"no {kind} LM can be edited on it"] = len(pairs[name])
             cases += made
-            reports.append(left_out(name, len(made), reasons))
+            reasons += paradigms[name].left_out
+            reports.append(left_out(name, len(made), reasons, paradigms[name].notes))
         return Loaded(tuple(cases), tuple(reports), source.name)
 
     def _others(
@@ -160,7 +184,7 @@ class Blimp:
         for name in rest:
             if len(found) == _OTHER_PARADIGMS:
                 break
-            group = read_paradigm(source, name)
+            group = read_paradigm(source, name).pairs
             if group[0].term != term and group[0].one_prefix:
                 found[name] = group
         return found
@@ -295,26 +319,37 @@ def available_paradigms(source: Source) -> tuple[str, ...]:
         return tuple(sorted(datasets.get_dataset_config_names(HUB_NAME)))
 
 
-def read_paradigm(source: Source, name: str) -> list[Pair]:
+def read_paradigm(source: Source, name: str) -> Paradigm:
     """Read one paradigm.
 
     Raises:
-        ValueError: If its file is missing, malformed or empty.
+        ValueError: If its file is missing, malformed or has no pair that can be used.
     """
     if source.root is not None:
         path = source.root / f"{name}.jsonl"
-        rows = read_jsonl(path, _KEYS)
-        if not rows:
-            raise ValueError(f"paradigm {name} has no pairs: {path} is empty")
-        for number, row in enumerate(rows, start=1):
+        table = read_jsonl(path, _KEYS, _UNREAD)
+        for number, row in enumerate(table.rows, start=1):
             if row["UID"] != name:
                 raise ValueError(f"{path}, entry {number}: its UID is {row['UID']!r}, not {name!r}")
     else:
         import datasets
 
+        table = Table([], Counter())
         with _hub_errors():
-            rows = list(datasets.load_dataset(HUB_NAME, name, split="train"))
-    return [_pair(index, row) for index, row in enumerate(rows)]
+            for row in datasets.load_dataset(HUB_NAME, name, split="train"):
+                table.rows.append(cleaned(row, _KEYS, _UNREAD, table.notes))
+    pairs: dict[tuple[str, str], Pair] = {}
+    reasons: Counter[str] = Counter()
+    for index, row in enumerate(table.rows):
+        pair = _pair(index, row)
+        if pair.good == pair.bad:
+            reasons["its two sentences are equal"] += 1
+        elif pairs.setdefault((pair.good, pair.bad), pair) is not pair:
+            reasons["listed before"] += 1
+    if not pairs:
+        why = f": {reasons}" if reasons else ""
+        raise ValueError(f"paradigm {name} has no pairs that can be used{why}")
+    return Paradigm(list(pairs.values()), reasons, table.notes)
 
 
 def _pair(index: int, row: dict[str, Any]) -> Pair:
@@ -357,8 +392,8 @@ def _valid(pairs: list[Pair], kind: LMKind) -> bool:
 
 
 def _refusal(invalid: list[str], kind: LMKind, source: Source, known: tuple[str, ...]) -> str:
-    valid = [name for name in known if _valid(read_paradigm(source, name), kind)]
-    reason = read_paradigm(source, invalid[0])[0].why_not(kind)
+    valid = [name for name in known if _valid(read_paradigm(source, name).pairs, kind)]
+    reason = read_paradigm(source, invalid[0]).pairs[0].why_not(kind)
     return (
         f"no {kind} LM can be edited on {', '.join(invalid)}: {reason}. "
         f"Choose from {', '.join(valid)}; or score whole sentences with method=none"

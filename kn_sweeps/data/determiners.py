@@ -10,11 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.cases import Case, LMKind, Probe, Query
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.blimp import Pair, available_paradigms, read_paradigm
 from kn_sweeps.data.sources import Source, check_names, resolve_source
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.seeding import shuffler
 
 DETERMINERS = {"this": "singular", "that": "singular", "these": "plural", "those": "plural"}
@@ -113,7 +112,7 @@ class Determiners:
         name = self.paradigm or PARADIGMS[kind]
         check_names([name], available_paradigms(source), "paradigm")
         found = []
-        for pair in read_paradigm(source, name):
+        for pair in read_paradigm(source, name).pairs:
             masked = pair.old in DETERMINERS and pair.new in DETERMINERS
             determiner = pair.old if masked else pair.trigger
             if (

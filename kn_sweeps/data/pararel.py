@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kn_sweeps.cases import RESIDUE, REVERSED, SAME_RELATION, SAME_SUBJECT, Case, Probe, Query
+from kn_sweeps.cases import (
+    RESIDUE,
+    REVERSED,
+    SAME_RELATION,
+    SAME_SUBJECT,
+    Case,
+    LMKind,
+    Probe,
+    Query,
+)
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
 from kn_sweeps.data.relations import (
     Fact,
@@ -19,7 +28,6 @@ from kn_sweeps.data.relations import (
     synonym_folder,
 )
 from kn_sweeps.data.sources import check_names, resolve_source
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.seeding import shuffler
 
 INVERSES = {"P36": "P1376", "P1376": "P36"}
@@ -83,7 +91,7 @@ class ParaRel:
             maker = _CaseMaker(self, kind, seed, library, library[name], tables, wanted)
             made, reasons = maker.cases(limit)
             cases += made
-            reports.append(left_out(name, len(made), reasons))
+            reports.append(left_out(name, len(made), reasons, library[name].notes))
         return Loaded(tuple(cases), tuple(reports), source.name)
 
 
@@ -130,7 +138,8 @@ class _CaseMaker:
 
     def cases(self, limit: int | None) -> tuple[list[Case], Counter[str]]:
         """The first `limit` facts in the seed's order, and how many others were left out."""
-        relation, reasons = self._relation, Counter[str]()
+        relation = self._relation
+        reasons = Counter({"listed before": relation.repeated})
         facts = list(relation.facts)
         shuffler(self._seed, "facts", relation.name).shuffle(facts)
         if self._options.one_to_one:

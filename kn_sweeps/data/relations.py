@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from kn_sweeps.cases import Query
+from kn_sweeps.cases import LMKind, Query
 from kn_sweeps.data.sources import Source, downloaded, read_jsonl
-from kn_sweeps.models.architecture import LMKind
 
 _RAW = "https://raw.githubusercontent.com/yanaiela/pararel/main/data"
 _RAW_FOLDERS = {
@@ -25,6 +25,9 @@ RELATIONS = (
     *("P495", "P530", "P740", "P937"),
 )
 _SUBJECT, _OBJECT = "[X]", "[Y]"
+_PATTERN_FIELDS = ("lemma", "extended_lemma", "tense")
+_FACT_FIELDS = ("uuid", "sub_uri", "obj_uri", "predicate_id")
+"""What ParaRel's files have besides, and nothing here reads."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,21 @@ class Fact:
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation: how it is asked and what is known."""
+    """One relation: how it is asked and what is known.
+
+    Attributes:
+        name: Such as P36.
+        patterns: How it is asked.
+        facts: Each once.
+        repeated: How many facts were listed before, and are not there again.
+        notes: What else its files have; see `LeftOut`.
+    """
 
     name: str
     patterns: tuple[str, ...]
     facts: tuple[Fact, ...]
+    repeated: int = 0
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def one_to_one(self) -> frozenset[int]:
@@ -123,22 +136,31 @@ def read_relation(source: Source, name: str) -> Relation:
         ValueError: If a file is missing or malformed, or there is no pattern or fact.
     """
     paths = {part: _path(source, part, name) for part in ("patterns", "facts")}
-    patterns = [row["pattern"] for row in read_jsonl(paths["patterns"], {"pattern": str})]
+    asked = read_jsonl(paths["patterns"], {"pattern": str}, _PATTERN_FIELDS)
+    patterns = [row["pattern"] for row in asked.rows]
     for number, pattern in enumerate(patterns, start=1):
         if pattern.count(_SUBJECT) != 1 or pattern.count(_OBJECT) != 1:
             raise ValueError(
                 f"{paths['patterns']}, entry {number}: a pattern has one [X] and one [Y], "
                 f"got {pattern!r}"
             )
-    rows = read_jsonl(paths["facts"], {"sub_label": str, "obj_label": str})
-    for part, found in (("patterns", patterns), ("facts", rows)):
+    known = read_jsonl(paths["facts"], {"sub_label": str, "obj_label": str}, _FACT_FIELDS)
+    for part, found in (("patterns", patterns), ("facts", known.rows)):
         if not found:
             raise ValueError(f"relation {name} has no {part}: {paths[part]} is empty")
-    for number, row in enumerate(rows, start=1):
-        if not (row["sub_label"].strip() and row["obj_label"].strip()):
-            raise ValueError(f"{paths['facts']}, entry {number}: an empty label in {row!r}")
-    facts = tuple(Fact(i, row["sub_label"], row["obj_label"]) for i, row in enumerate(rows))
-    return Relation(name, tuple(dict.fromkeys(patterns)), facts)
+    facts: dict[tuple[str, str], Fact] = {}
+    for index, row in enumerate(known.rows):
+        labels = (row["sub_label"], row["obj_label"])
+        if not all(labels):
+            raise ValueError(f"{paths['facts']}, entry {index + 1}: an empty label in {row!r}")
+        facts.setdefault(labels, Fact(index, *labels))
+    return Relation(
+        name,
+        tuple(dict.fromkeys(patterns)),
+        tuple(facts.values()),
+        repeated=len(known.rows) - len(facts),
+        notes=asked.notes + known.notes,
+    )
 
 
 def read_synonyms() -> dict[str, dict[str, Synonym]]:
@@ -146,7 +168,7 @@ def read_synonyms() -> dict[str, dict[str, Synonym]]:
     return {
         path.stem: {
             row["object"]: Synonym(row["synonym"], row["relation"])
-            for row in read_jsonl(path, {"object": str, "synonym": str, "relation": str})
+            for row in read_jsonl(path, {"object": str, "synonym": str, "relation": str}).rows
         }
         for path in sorted(synonym_folder().glob("*.jsonl"))
     }

@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import tempfile
+import unicodedata
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kn_sweeps.caching import cache_directory
+from kn_sweeps.mistakes import did_you_mean, shortened
 
 SourceName = Literal["bundled", "hub", "local"]
 
@@ -88,48 +90,96 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
     return Source("local", folder)
 
 
-def read_jsonl(path: Path, required: Mapping[str, type]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Table:
+    """The entries of a data file.
+
+    Attributes:
+        rows: Fields by name. The texts that are required are in Unicode's form NFC and have no
+            blanks around them: a tokenizer would read "Paris " as another answer than "Paris".
+        notes: What the file has that nobody would expect, and how often.
+    """
+
+    rows: list[dict[str, Any]]
+    notes: Counter[str]
+
+
+CLEANED = "texts with blanks around them or not in Unicode's form NFC were cleaned"
+
+
+def read_jsonl(path: Path, required: Mapping[str, type], known: Collection[str] = ()) -> Table:
     """Read one JSON object a line.
 
     Args:
-        path: The file.
+        path: The file; UTF-8, with or without a byte order mark.
         required: Keys every object must have, and the type of their values.
+        known: Keys it may have besides; of others a note is made.
 
     Raises:
         ValueError: If the file is missing or unreadable, or a line is malformed; file and line
             are named.
     """
+    table = Table([], Counter())
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            row = _row(f"{path}, line {number}", line, required)
+            table.rows.append(cleaned(row, required, known, table.notes))
+    return table
+
+
+def cleaned(
+    row: Mapping[str, Any], required: Collection[str], known: Collection[str], notes: Counter[str]
+) -> dict[str, Any]:
+    """A row with its required texts cleaned; see `Table`. What is noticed is counted in `notes`."""
+    found = dict(row)
+    for key in required:
+        if isinstance(found[key], str):
+            found[key] = unicodedata.normalize("NFC", found[key]).strip()
+            notes[CLEANED] += found[key] != row[key]
+    for key in row.keys() - {*required, *known}:
+        notes[f"the field {shortened(repr(key))} is not used{did_you_mean(key, required)}"] += 1
+    return found
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
         there = f"; the folder has {', '.join(near[:80])}" if near else ""
         raise ValueError(f"missing data file {path}{there}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, got {line[:60]!r}")
-        missing = [key for key in required if key not in row]
-        if missing:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        raise ValueError(
+            f"{path}, line {line}, byte {column}: {content[error.start : error.start + 1]!r} is no "
+            "UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def _row(where: str, line: str, required: Mapping[str, type]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg}, column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {shortened(repr(row))}")
+    missing = [key for key in required if key not in row]
+    if missing:
+        raise ValueError(
+            f"{where}: no {', '.join(map(repr, missing))}; it has "
+            f"{shortened(', '.join(map(repr, row)))}"
+        )
+    for key, kind in required.items():
+        if not isinstance(row[key], kind):
             raise ValueError(
-                f"{path}, line {number}: no {', '.join(map(repr, missing))}; it has "
-                f"{', '.join(map(repr, row))}"
+                f"{where}: {key!r} should be a {kind.__name__}, got {shortened(repr(row[key]))}"
             )
-        for key, kind in required.items():
-            if not isinstance(row[key], kind):
-                raise ValueError(
-                    f"{path}, line {number}: {key!r} should be a {kind.__name__}, got {row[key]!r}"
-                )
-        rows.append(row)
-    return rows
+    return row
 
 
 def check_names(wanted: Sequence[str], known: Sequence[str], what: str) -> None:
@@ -142,8 +192,7 @@ def check_names(wanted: Sequence[str], known: Sequence[str], what: str) -> None:
         raise ValueError(f"no {what} chosen; null means all of {', '.join(known)}")
     for name in wanted:
         if name not in known:
-            near = get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(str(name), known)
             raise ValueError(f"unknown {what} {name!r}{hint}; choose from {', '.join(known)}")
 
 

@@ -69,10 +69,11 @@ def requests_of(
 
 
 def _essence(lm: LanguageModel, case: Case) -> Encoded | None:
-    """The essence prompt with something in its slot; None where there is none that fits."""
-    if case.essence is None:
-        return None
-    try:
-        return lm.encode(case.essence, lm.tokenizer.mask_token or edit_probe(case).old)
-    except UnscorableError:
-        return None
+    """The essence prompt; None where there is none.
+
+    What the case's answers are does not matter to it.
+
+    Raises:
+        UnscorableError: If it cannot be tokenised: the divergence would be missing.
+    """
+    return None if case.essence is None else lm.encode_open(case.essence)

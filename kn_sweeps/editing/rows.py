@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -29,10 +29,17 @@ class Rows:
         owners: Which request each row belongs to.
         first: By request, the first row of every context.
         golds: (row, position, token, weight) of every token of the answers.
-        essences: (row, position) of every essence's next token.
+        essences: (row, position) where every essence's next token is read.
     """
 
-    def __init__(self, lm: LanguageModel, requests: Sequence[Request], *, essences: bool) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        requests: Sequence[Request],
+        *,
+        essences: Literal["end", "subject"] | None,
+    ) -> None:
+        """Take them; `essences` says where an essence is read, None that none is."""
         self.rows: list[Row] = []
         self.subjects: list[int] = []
         self.owners: list[int] = []
@@ -48,10 +55,12 @@ class Rows:
                     at = len(self.rows) - 1
                     read = zip(row.positions, row.tokens, strict=True)
                     self.golds += [(at, position, token, weight) for position, token in read]
-            if essences and request.essence is not None:
+            if essences is not None and request.essence is not None:
                 row = lm.rows(request.essence)[0]
                 self._add(row, request.essence.subject_last, number)
-                self.essences.append((len(self.rows) - 1, row.positions[0]))
+                subject = request.essence.subject_last
+                position = subject if essences == "subject" else row.positions[0]
+                self.essences.append((len(self.rows) - 1, position))
 
     def _add(self, row: Row, subject: int, owner: int) -> None:
         self.rows.append(row)
@@ -89,10 +98,9 @@ class Stepped:
             Span(row.ids, at, row.positions[-1] - at + 1, row.positions[0])
             for row, at in zip(rows.rows, rows.subjects, strict=True)
         ]
-        if rows.essences and lm.kind == "causal":
-            for at, position in rows.essences:
-                span = spans[at]
-                spans[at] = Span(span.ids, span.first, position - span.first + 1, position)
+        for at, position in rows.essences:
+            span = spans[at]
+            spans[at] = Span(span.ids, span.first, position - span.first + 1, position)
         self._lm, self._layer, self._subjects = lm, layer, rows.subjects
         self._recording = Recording(lm, spans, [layer])
         bias = lm.architecture.bias(layer)

@@ -186,7 +186,7 @@ def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> d
 @torch.no_grad()
 def _add(lm: LanguageModel, texts: Sequence[str], max_tokens: int, sums: dict[int, _Sums]) -> None:
     """Add the keys of some texts."""
-    limit = int(getattr(lm.model.config, "max_position_embeddings", 0) or max_tokens)
+    limit = lm.architecture.max_tokens or max_tokens
     encoded = lm.tokenizer(
         list(texts), truncation=True, max_length=min(limit, max_tokens), return_attention_mask=False
     )["input_ids"]

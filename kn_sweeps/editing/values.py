@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,8 @@ from kn_sweeps.stepping import CannotStepError
 log = logging.getLogger(__name__)
 
 _ENOUGH = 5e-2
+
+KlPosition = Literal["end", "subject"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Objective:
         weight_decay: See above.
         clamp_norm: See above.
         kl_factor: See above.
+        kl_position: Where the divergence is read: `end` of the essence, as the paper says, or its
+            `subject`, as the published code does.
         relative_to_state: Whether `size` is the norm of the layer's hidden state (MEMIT), not of
             the MLP's output (ROME).
         max_rows: Rows in one pass; bounds memory.
@@ -60,6 +64,7 @@ class Objective:
     weight_decay: float
     clamp_norm: float
     kl_factor: float
+    kl_position: KlPosition = "end"
     relative_to_state: bool = False
     max_rows: int = 256
 
@@ -160,7 +165,8 @@ class _Optimisation:
         self, lm: LanguageModel, requests: Sequence[Request], objective: Objective
     ) -> None:
         self._lm, self._requests, self._objective = lm, requests, objective
-        self._rows = Rows(lm, requests, essences=objective.kl_factor > 0)
+        at = objective.kl_position if objective.kl_factor > 0 else None
+        self._rows = Rows(lm, requests, essences=at)
         self._runner = self._run_unchanged()
         bare = [first[0] for first in self._rows.first]
         size_of = self._runner.states if objective.relative_to_state else self._runner.outputs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kn_sweeps.cases import Case
 from kn_sweeps.methods.base import Plan
-from kn_sweeps.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from kn_sweeps.models.language_model import LanguageModel
 
 Record = dict[str, Any]
 

@@ -8,25 +8,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from kn_sweeps.cases import Case
+from kn_sweeps.cases import Case, LMKind
 from kn_sweeps.measurements.base import Measure, Record, known
 from kn_sweeps.methods.base import Plan
-from kn_sweeps.models.architecture import LMKind
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.tracing import COMPONENTS, Component, Trace, subject_spread, trace
+from kn_sweeps.places import (
+    AFTER,
+    BEFORE,
+    COMPONENTS,
+    FIRST,
+    LAST,
+    LAST_READ,
+    MIDDLE,
+    READ,
+    ROLES,
+    Component,
+)
+from kn_sweeps.tracing import Trace, subject_spread, trace
 
 log = logging.getLogger(__name__)
-
-BEFORE = "before the subject"
-FIRST = "subject, first token"
-MIDDLE = "subject, middle tokens"
-LAST = "subject, last token"
-AFTER = "after the subject"
-READ = "where the answer is read"
-LAST_READ = "subject, last token, read there"
-ROLES = (BEFORE, FIRST, MIDDLE, LAST, AFTER, READ, LAST_READ)
-"""What a token is to the fact or rule; a subject of one token is its last."""
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Float
-
-from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.cases import Case, Intent, Probe
-from kn_sweeps.edits import Edit, Neuron
-from kn_sweeps.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+
+    from kn_sweeps.attribution.integrated_gradients import Attribution
+    from kn_sweeps.edits import Edit, Neuron
+    from kn_sweeps.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Certificate:
         error: Estimated relative error of the scores.
         nodes: Points evaluated.
         certified: Whether both are within the tolerance.
+        rounded: Whether they are not for rounding alone.
     """
 
     residual: tuple[float, ...]
     error: tuple[float, ...]
     nodes: tuple[int, ...]
     certified: tuple[bool, ...]
+    rounded: tuple[bool, ...]
 
     @classmethod
     def of(cls, attribution: Attribution) -> Certificate:

@@ -16,7 +16,7 @@ from kn_sweeps.attribution.attributor import Attributor, Kind
 from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
 from kn_sweeps.cases import Case, Intent, Query
-from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, joined
+from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, Where, joined
 from kn_sweeps.interventions import written_by
 from kn_sweeps.methods.base import Certificate, Located, Plan, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
@@ -46,18 +46,23 @@ class KnowledgeNeurons:
         max_adjustments: How often at most.
         min_neurons: Fewest neurons wanted.
         max_neurons: Most neurons wanted.
+        refine: Where no share gives a number in the wanted range: `nearest` takes the nearest set
+            above it and of that the neurons with the largest mean score; `published` whatever the
+            last share tried leaves, as Dai et al.'s and Niu et al.'s code.
         attribution: `integrated_gradients`, or a baseline: `grad_x_act` or `activation`.
         measure: What is attributed, the target's `probability` or `log_probability`.
-        quadrature: `adaptive`, or a fixed rule: `riemann` or `gauss_legendre`.
+        quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
         steps: Nodes of a fixed rule.
         tol: Largest completeness residual and estimated error, relative; see `Quadrature`.
         max_nodes: Nodes of an adaptive integral at most.
         max_rows: Largest number of rows in one forward pass; bounds memory.
+        where: Whether neurons are scaled at every position, or only where an answer is `read`, as
+            the published code does.
+        neurons: These, as (layer, index) from 0, for every case, without a search; None to search.
 
     Source: Dai et al. (2022), sections 3.2, 3.3 and 4.4; hyper-parameters from their code. Two
     deviations: a neuron is scaled at every position, so that an edit is a change of weights; and
-    where no share gives a number in the wanted range, the neurons with the largest mean score
-    among the nearest set are taken, and `in_range` says so.
+    `refine=nearest`, where `in_range` says that no share gave a number in the wanted range.
     """
 
     operation: Literal["suppress", "enhance", "update"] = "suppress"
@@ -70,6 +75,7 @@ class KnowledgeNeurons:
     max_adjustments: int = 20
     min_neurons: int = 2
     max_neurons: int = 5
+    refine: Literal["nearest", "published"] = "nearest"
     attribution: Kind = "integrated_gradients"
     measure: Measure = "probability"
     quadrature: Rule = "adaptive"
@@ -77,6 +83,8 @@ class KnowledgeNeurons:
     tol: float = 1e-3
     max_nodes: int = 512
     max_rows: int = 512
+    where: Where = "everywhere"
+    neurons: tuple[Neuron, ...] | None = None
 
     changes: ClassVar[bool] = True
 
@@ -91,6 +99,10 @@ class KnowledgeNeurons:
             raise ValueError(
                 "share_step must be above 0 and max_adjustments 0 or more; got "
                 f"{self.share_step} and {self.max_adjustments}"
+            )
+        if self.where == "read" and self.operation == "update":
+            raise ValueError(
+                "an update changes weights, which act everywhere; use where=everywhere"
             )
         if not 1 <= self.min_neurons <= self.max_neurons:
             raise ValueError(
@@ -129,16 +141,19 @@ class KnowledgeNeurons:
         groups: dict[str, list[Case]] = {}
         for case in cases:
             groups.setdefault(self.group(case), []).append(case)
+        if self.neurons is not None:
+            edits = {name: self._edit(lm, some[0], self.neurons) for name, some in groups.items()}
+            return Plan(edits, {case.id: self.group(case) for case in cases})
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
         every = [prompt for some in prompts.values() for prompt in some]
         attributions = iter(self._attributor()(lm, every))
-        edits: dict[str, Edit] = {}
+        edits = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
         for name, members in groups.items():
             results = [next(attributions) for _ in prompts[name]]
             rows = torch.stack([result.scores.flatten() for result in results])
-            neurons, tau, in_range = self.refine(rows)
+            neurons, tau, in_range = self.refined(rows)
             found = Located(
                 edit=name,
                 source=members[0].source,
@@ -169,7 +184,7 @@ class KnowledgeNeurons:
 
     def _edit(self, lm: LanguageModel, case: Case, neurons: Sequence[Neuron]) -> Edit:
         if self.operation != "update":
-            return NeuronScale(tuple(neurons), _FACTORS[self.operation])
+            return NeuronScale(tuple(neurons), _FACTORS[self.operation], self.where)
         probe = edit_probe(case)
         old, new = (self._embedding(lm, probe.query, text) for text in (probe.old, probe.new))
         direction = self.update_new * new - self.update_old * old
@@ -201,7 +216,7 @@ class KnowledgeNeurons:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
         return [lm.encode(query, answer) for query, answer in prompts]
 
-    def refine(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
+    def refined(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.
 
         Args:
@@ -215,13 +230,14 @@ class KnowledgeNeurons:
         for row in scores:
             # Each prompt has its own maximum: the threshold never carries over to the next.
             counts.update(torch.nonzero(row > self.threshold * row.max())[:, 0].tolist())
-        tau, kept = self._search(counts, len(scores))
+        published = self.refine == "published"
+        tau, kept = (self._published if published else self._nearest)(counts, len(scores))
         mean = scores.mean(0)
         ranked = sorted(kept, key=lambda i: (-float(mean[i]), i))
         in_range = self.min_neurons <= len(ranked) <= self.max_neurons
-        return ranked[: self.max_neurons], tau, in_range
+        return ranked if published else ranked[: self.max_neurons], tau, in_range
 
-    def _search(self, counts: Counter[int], prompts: int) -> tuple[float, list[int]]:
+    def _nearest(self, counts: Counter[int], prompts: int) -> tuple[float, list[int]]:
         """Move the share until it leaves a wanted number; if none does, the nearest above it."""
         tried: dict[float, list[int]] = {}
         tau = self.share
@@ -238,5 +254,24 @@ class KnowledgeNeurons:
             if not 0 <= round(tau, 6) < 1:
                 break
         enough = {t: kept for t, kept in tried.items() if len(kept) >= self.min_neurons}
-        best = min(enough or tried, key=lambda t: abs(len(tried[t]) - self.max_neurons))
-        return best, tried[best]
+        chosen = min((enough or tried).values(), key=lambda k: abs(len(k) - self.max_neurons))
+        # Several shares may leave the same set: the search got as far as the last of them.
+        return [t for t, kept in tried.items() if kept == chosen][-1], chosen
+
+    def _published(self, counts: Counter[int], prompts: int) -> tuple[float, list[int]]:
+        """As the published code: the set of the last share tried, whatever its size.
+
+        The share is not kept below 1, where nothing exceeds it, so that a search which finds too
+        many at .95 goes to and fro; the sums are its own, with their rounding.
+        """
+        share = tau = self.share
+        kept: list[int] = []
+        for _ in range(max(1, self.max_adjustments)):
+            tau, kept = share, [i for i, n in counts.items() if n > prompts * share]
+            if len(kept) < self.min_neurons:
+                share -= self.share_step
+            elif len(kept) > self.max_neurons:
+                share += self.share_step
+            else:
+                break
+        return tau, kept

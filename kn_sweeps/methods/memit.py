@@ -14,7 +14,7 @@ from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import requests_of
 from kn_sweeps.editing.second_moment import TextSource, second_moments
 from kn_sweeps.editing.spread import Solve, ridge, spread
-from kn_sweeps.editing.values import Objective, optimise
+from kn_sweeps.editing.values import KlPosition, Objective, optimise
 from kn_sweeps.edits import Edit, Joint, RankOne
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
@@ -38,12 +38,15 @@ class Memit:
         weight_decay: Weight of |delta| / |h0|^2.
         clamp_norm: Largest |delta| as a multiple of the hidden state's norm |h0|.
         kl_factor: Weight of the KL divergence at the essence prompt.
+        kl_position: Where that is read: at the `end` of "SUBJECT is a", or at the `subject`'s own
+            last token, as the published code does.
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
+        context_openings: Words they begin with, in turn; none to sample from the start token.
         max_rows: Rows in one pass of the optimisation; bounds memory.
 
     Source: Meng et al. (2023), *Mass-Editing Memory in a Transformer*, section 4, and their code.
-    Deviation: contexts are sampled freely, not from five fixed first words.
+    Deviation: their contexts always begin with one of five words, ours where the model needs it.
     """
 
     layers: tuple[int, ...]
@@ -54,8 +57,10 @@ class Memit:
     weight_decay: float = 0.5
     clamp_norm: float = 0.75
     kl_factor: float = 0.0625
+    kl_position: KlPosition = "end"
     contexts: int = 5
     context_lengths: tuple[int, ...] = (10,)
+    context_openings: tuple[str, ...] = ()
     max_rows: int = 256
 
     intent: ClassVar[Intent] = "replace"
@@ -82,13 +87,20 @@ class Memit:
             weight_decay=self.weight_decay,
             clamp_norm=self.clamp_norm,
             kl_factor=self.kl_factor,
+            kl_position=self.kl_position,
             relative_to_state=True,
             max_rows=self.max_rows,
         )
 
+    def sampled(self, lm: LanguageModel, seed: int) -> list[str]:
+        """The contexts, the empty one first."""
+        return sampled_contexts(
+            lm, seed, self.contexts, self.context_lengths, self.context_openings
+        )
+
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moments."""
-        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        self.sampled(lm, seed)
         self.solver(lm)
 
     def solver(self, lm: LanguageModel) -> Solve:
@@ -114,7 +126,7 @@ class Memit:
     ) -> Plan:
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)
-        contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        contexts = self.sampled(lm, seed)
         requests, failed = requests_of(lm, cases, contexts)
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages

@@ -57,7 +57,7 @@ class RandomControl:
 
 def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:
     match edit:
-        case NeuronScale(neurons, factor):
+        case NeuronScale(neurons, factor, where):
             per_layer = Counter(layer for layer, _ in neurons)
             placed: list[Neuron] = []
             for layer, count in sorted(per_layer.items()):
@@ -66,7 +66,7 @@ def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:
                 )
                 drawn = torch.randperm(len(free), generator=draw)[:count].tolist()
                 placed += [(layer, free[i]) for i in drawn]
-            return NeuronScale(tuple(placed), factor)
+            return NeuronScale(tuple(placed), factor, where)
         case RankOne(layer, u, v):
             return RankOne(layer, _turned(u, draw), _turned(v, draw))
         case LowRank(layer, u, v):

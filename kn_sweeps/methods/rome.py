@@ -11,10 +11,12 @@ import torch
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
-from kn_sweeps.editing.values import Objective, Value, optimised
+from kn_sweeps.editing.values import KlPosition, Objective, Value, optimised
 from kn_sweeps.edits import Edit, RankOne
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
+
+KeyMode = Literal["mean", "original"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,14 @@ class Rome:
         weight_decay: Weight of |delta| / |v0|^2.
         clamp_norm: Largest |delta| as a multiple of |v0|.
         kl_factor: Weight of the KL divergence at the essence prompt.
+        kl_position: Where that is read: at the `end` of "SUBJECT is a", or at the `subject`'s own
+            last token, as the published code does.
         key_mode: `mean` uses the same k* everywhere (Gupta et al. 2024); `original` reproduces
             the published code, which puts the bare prompt's key where W k* and the denominator
             are and the mean key only in u.
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
+        context_openings: Words they begin with, in turn; none to sample from the start token.
         second_moment: Where C comes from; null for the identity.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
 
@@ -51,9 +56,11 @@ class Rome:
     weight_decay: float = 0.5
     clamp_norm: float = 4.0
     kl_factor: float = 0.0625
-    key_mode: Literal["mean", "original"] = "mean"
+    kl_position: KlPosition = "end"
+    key_mode: KeyMode = "mean"
     contexts: int = 10
     context_lengths: tuple[int, ...] = (5, 10)
+    context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
     max_rows: int = 256
 
@@ -83,12 +90,19 @@ class Rome:
             weight_decay=self.weight_decay,
             clamp_norm=self.clamp_norm,
             kl_factor=self.kl_factor,
+            kl_position=self.kl_position,
             max_rows=self.max_rows,
+        )
+
+    def sampled(self, lm: LanguageModel, seed: int) -> list[str]:
+        """The contexts, the empty one first."""
+        return sampled_contexts(
+            lm, seed, self.contexts, self.context_lengths, self.context_openings
         )
 
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moment."""
-        sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        self.sampled(lm, seed)
         if self.second_moment is not None:
             second_moments(lm, [self.layer], self.second_moment)
 
@@ -101,7 +115,7 @@ class Rome:
         together: bool = False,  # noqa: ARG002
     ) -> Plan:
         """Compute a rank-one update for every case, each for itself."""
-        contexts = sampled_contexts(lm, seed, self.contexts, self.context_lengths)
+        contexts = self.sampled(lm, seed)
         source = self.second_moment
         moment = None if source is None else second_moments(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())

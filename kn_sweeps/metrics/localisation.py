@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,13 +117,61 @@ def certificates(located: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float
     return residuals[there], int((~certified[there]).sum())
 
 
+def rounded(located: Sequence[Mapping[str, Any]]) -> int:
+    """How many prompts' layers are not certified for rounding alone: nothing but dtype helps."""
+    return sum(sum(one["rounded"]) for entry in located for one in entry["certificates"])
+
+
+TYPES = {
+    **dict.fromkeys(("this", "that", "is", "was", "has", "isn't", "wasn't", "hasn't"), "sg"),
+    **dict.fromkeys(("these", "those", "are", "were", "have", "aren't", "weren't"), "pl"),
+    **dict.fromkeys(("themselves", "haven't"), "pl"),
+    **{"herself": "f", "himself": "m", "itself": "n"},
+}
+"""What a form expresses; a noun's is its determiner's."""
+
+
+def target_type(target: str, trigger: str) -> str:
+    """What a target form expresses: number, gender; itself where nothing is known of it."""
+    return TYPES.get(target.lower()) or TYPES.get(trigger.lower()) or target
+
+
+def by_target_type(results: Results) -> dict[str, NDArray[np.floating[Any]]]:
+    """Attributions by source and type of the target, as "source, type"."""
+    edits = results.of("edit").drop_duplicates("case").set_index("case")
+    next_row = dict.fromkeys(results.attributions, 0)
+    pools: dict[str, list[NDArray[np.floating[Any]]]] = {}
+    # A source's rows are its edits' prompts, in the order of what was located.
+    for entry in results.located:
+        source, count = entry["source"], len(entry["certificates"])
+        start = next_row[source]
+        next_row[source] += count
+        # What was located is a target, the old answer unless the edit promotes the new one.
+        one = edits.loc[entry["cases"][0]]
+        target = one["new"] if entry["edit"] == f"{source}/{one['new']}" else one["old"]
+        name = f"{source}, {target_type(str(target), str(one['subject']))}"
+        pools.setdefault(name, []).append(results.attributions[source][start : start + count])
+    return {name: np.concatenate(some) for name, some in pools.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localisation(Metric):
-    """`neurons`, `tau`, `completeness_residual`, `uncertified` and `r_squared`."""
+    """`neurons`, `tau`, `completeness_residual`, `uncertified` and `r_squared`.
+
+    Attributes:
+        pooled_by: R1^2 of the prompts of a `source`, whatever their targets are, averaged over
+            sources; or, as Niu et al. report it, of those of a source whose targets are of one
+            `target_type` (singular, plural, feminine, masculine), averaged over both.
+    """
+
+    pooled_by: Literal["source", "target_type"] = "source"
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score what a run located; a method that locates nothing has no such numbers."""
-        return self._located(results.located) | self._alike(results.attributions)
+        pools = results.attributions
+        if self.pooled_by == "target_type":
+            pools = by_target_type(results)
+        return self._located(results.located) | self._alike(pools)
 
     def _located(self, located: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
         """Size of the neuron sets, the threshold p they were refined at, the worst residual."""

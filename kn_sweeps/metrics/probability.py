@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,13 @@ class Probability(Metric):
 
     A relative change is bounded by -1 below and by nothing above, so a few probes that began
     near zero can carry its mean; the log change has no such tail.
+
+    Attributes:
+        relative_to: What the change is a share of: `pre`, or the `smaller` of the two, as Niu et
+            al.'s code has it, which makes a change and its reverse equally large.
     """
+
+    relative_to: Literal["pre", "smaller"] = "pre"
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the edit probes of a run."""
@@ -26,6 +33,8 @@ class Probability(Metric):
         # From the logs: P itself underflows to 0 for long targets, and 0 / 0 is no change at all.
         with np.errstate(over="ignore"):
             relative = np.expm1(change)
+            if self.relative_to == "smaller":
+                relative = np.where(change < 0, -np.expm1(-change), relative)
         return {
             "probability_change": self._mean(relative, rows["edit"]),
             "log_probability_change": self._mean(change, rows["edit"]),

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
 from kn_sweeps.interruption import check
-from kn_sweeps.models.language_model import Ids, LanguageModel, Row
+from kn_sweeps.models.language_model import Ids, LanguageModel, Row, read_where
 from kn_sweeps.models.tokenization import Encoded
 
 Changed = Callable[[Sequence[int]], AbstractContextManager[None]]
@@ -230,7 +230,7 @@ def _reply(lm: LanguageModel, scores: Sequence[TargetScore], answer: Ids, first:
     return Reply(scores[0], scores[1], text, first)
 
 
-class _Trunks:
+class Trunks:
     """Prompts of a causal LM, each read once under its edit.
 
     Attributes:
@@ -243,15 +243,22 @@ class _Trunks:
         """Read the prompts."""
         self._lm, self._changed = lm, changed
         self._edits = [edit for _, edit in rows]
-        batch = lm.batch([ids for ids, _ in rows])
-        self._mask, self._cache = batch.mask, DynamicCache()
-        with changed(self._edits):
-            output = lm.architecture.base(
-                input_ids=batch.ids, attention_mask=batch.mask, past_key_values=self._cache
-            )
+        batch, cache = lm.batch([ids for ids, _ in rows]), DynamicCache()
         last = batch.mask.sum(1) - 1
         every = torch.arange(len(rows), device=lm.device)
+        where = torch.zeros_like(batch.mask, dtype=torch.bool)
+        where[every, last] = True
+        with changed(self._edits), read_where(where):
+            output = lm.architecture.base(
+                input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache
+            )
         self.log_probs = self._head(output.last_hidden_state[every, last])
+        self._mask = batch.mask.flip(1)
+        # Plain layers: the cache was made without a config.
+        self._kept = [
+            (_beside(one.keys, batch.mask), _beside(one.values, batch.mask))  # type: ignore[union-attr, arg-type]
+            for one in cache.layers
+        ]
 
     def after(self, branches: Sequence[tuple[int, Ids]]) -> list[Float[Tensor, "tokens vocab"]]:
         """Log-probabilities behind every token of each (prompt, what follows it)."""
@@ -267,9 +274,9 @@ class _Trunks:
         batch = lm.batch([ids for _, ids in branches])
         mask = self._mask[trunks]
         steps = torch.arange(batch.ids.shape[1], device=lm.device)
-        # Plain layers: the cache was made without a config.
-        kept = [(layer.keys[trunks], layer.values[trunks]) for layer in self._cache.layers]  # type: ignore[union-attr, index]
-        with self._changed([self._edits[trunk] for trunk, _ in branches]):
+        kept = [(keys[trunks], values[trunks]) for keys, values in self._kept]
+        edits = [self._edits[trunk] for trunk, _ in branches]
+        with self._changed(edits), read_where(batch.mask.bool()):
             output = lm.architecture.base(
                 input_ids=batch.ids,
                 attention_mask=torch.cat([mask, batch.mask], 1),
@@ -286,6 +293,19 @@ class _Trunks:
         return self._lm.architecture.head(hidden).float().log_softmax(-1)
 
 
+def _beside(
+    x: Float[Tensor, "batch heads seq head"], mask: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch heads seq head"]:
+    """Padding moved from the end to the front, so that what follows stands next to the prompt.
+
+    Between them it would count where a model measures distance by place: in a sliding window, or
+    with ALiBi.
+    """
+    steps = torch.arange(mask.shape[1], device=x.device)
+    places = (steps - (mask == 0).sum(1, keepdim=True)).clamp(min=0)
+    return x.gather(2, places[:, None, :, None].expand_as(x))
+
+
 def _ask_causal(
     lm: LanguageModel, asked: Sequence[_Asked], changed: Changed
 ) -> Iterator[tuple[int, Reply]]:
@@ -294,12 +314,12 @@ def _ask_causal(
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
     for rows in _batches(by_prompt, lm.batch_size):
         check()
-        trunks = _Trunks(lm, rows, changed)
+        trunks = Trunks(lm, rows, changed)
         yield from _replies(lm, trunks, [by_prompt[row] for row in rows])
 
 
 def _replies(
-    lm: LanguageModel, trunks: _Trunks, asked: Sequence[Sequence[_Asked]]
+    lm: LanguageModel, trunks: Trunks, asked: Sequence[Sequence[_Asked]]
 ) -> Iterator[tuple[int, Reply]]:
     """The replies to the questions behind each trunk."""
     targets = list(
@@ -338,7 +358,7 @@ def _replies(
 
 
 def _greedy(
-    trunks: _Trunks, best: dict[tuple[int, Ids], int], lengths: Mapping[int, int]
+    trunks: Trunks, best: dict[tuple[int, Ids], int], lengths: Mapping[int, int]
 ) -> dict[int, Ids]:
     """Greedy answers; `best` has the likeliest token behind what was read already."""
     answers: dict[int, Ids] = dict.fromkeys(lengths, ())

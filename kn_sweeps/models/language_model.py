@@ -8,17 +8,20 @@ masked LM has one row per target token: the pieces not yet read are masked, thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
-from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, start_id
+from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 
 Ids = tuple[int, ...]
 
@@ -46,13 +49,56 @@ class Batch:
     mask: Int[Tensor, "batch seq"]
 
 
+class _Begun(NamedTuple):
+    """A row to sample into.
+
+    Attributes:
+        ids: Its tokens; a masked LM's masks are among them.
+        text: Position of the first token that is text.
+        blank: Position of the first token to sample.
+    """
+
+    ids: Ids
+    text: int
+    blank: int
+
+
+_read: ContextVar[Bool[Tensor, "batch seq"] | None] = ContextVar("_read", default=None)
+
+
+@contextmanager
+def read_where(where: Bool[Tensor, "batch seq"]) -> Iterator[None]:
+    """Say where the batches inside the block are read, for edits that act there only."""
+    token = _read.set(where)
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
+def where_read() -> Bool[Tensor, "batch seq"]:
+    """Where the batch that is running is read.
+
+    Raises:
+        ValueError: If nobody said.
+    """
+    where = _read.get()
+    if where is None:
+        raise ValueError(
+            "an edit that acts where answers are read cannot be in effect while something else "
+            "is measured; use where=everywhere"
+        )
+    return where
+
+
 class LanguageModel:
     """A frozen Hugging Face model with its tokenizer.
 
     Attributes:
         name: What tables call it.
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
-        architecture: Verified handles on its parts.
+        architecture: Handles on its parts.
+        can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
     """
 
     def __init__(
@@ -88,6 +134,7 @@ class LanguageModel:
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
+        self.can_be_stepped = False
         rows = int(self.model.get_input_embeddings().weight.shape[0])
         largest = max(tokenizer.get_vocab().values())
         if largest >= rows:
@@ -132,8 +179,18 @@ class LanguageModel:
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        encoded = encode(self.tokenizer, self.kind, query, target, self.start_token)
-        limit = int(getattr(self.model.config, "max_position_embeddings", 0) or 0)
+        return self._short_enough(
+            query, encode(self.tokenizer, self.kind, query, target, self.start_token)
+        )
+
+    def encode_open(self, query: Query) -> Encoded:
+        """Tokenise a query without an answer; see `tokenization.encode_open`."""
+        return self._short_enough(
+            query, encode_open(self.tokenizer, self.kind, query, self.start_token)
+        )
+
+    def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
+        limit = self.architecture.max_tokens
         if limit and len(encoded.ids) > limit:
             raise UnscorableError(
                 f"longer than the {limit} tokens the model reads",
@@ -184,7 +241,10 @@ class LanguageModel:
         self, batch: Batch, rows: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "reads vocab"]:
         """Log-probabilities (nats, fp32) at `positions[i]` of row `rows[i]`. Differentiable."""
-        hidden = self.hidden(batch)[list(rows), list(positions)]
+        where = torch.zeros_like(batch.mask, dtype=torch.bool)
+        where[list(rows), list(positions)] = True
+        with read_where(where):
+            hidden = self.hidden(batch)[list(rows), list(positions)]
         return self.architecture.head(hidden).float().log_softmax(-1)
 
     def masked(self, ids: Ids, where: range) -> Ids:
@@ -194,38 +254,67 @@ class LanguageModel:
 
     @torch.inference_mode()
     def sample(
-        self, count: int, length: int, *, top_k: int, generator: torch.Generator
+        self,
+        count: int,
+        length: int,
+        *,
+        top_k: int,
+        generator: torch.Generator,
+        openings: Sequence[str] = (),
     ) -> list[str]:
-        """Sample texts of `length` tokens from the model itself, each token from its `top_k`.
+        """Sample texts from the model itself, each token from its `top_k`.
 
-        A causal LM continues from its start token; a masked LM fills a row of masks from left
-        to right.
+        A causal LM continues its start token, or an opening as it would read a prompt; a masked LM
+        fills a row of masks behind it from left to right.
 
         Args:
             count: Number of texts.
-            length: Tokens in each.
+            length: Tokens sampled for each, behind its opening.
             top_k: How many of the likeliest tokens are drawn from.
             generator: A CPU generator: the draw does not depend on the device.
+            openings: How texts begin: the n-th with the n-th of them, over and over.
+
+        Raises:
+            ValueError: If an opening has a token that the tokenizer does not know.
         """
-        rows, first = self._blank_rows(count, length)
-        for at in range(first, first + length):
-            read = at if self.kind == "masked" else at - 1
+        begun = [self._begun(text, length) for text in openings or ("",)]
+        starts = [begun[n % len(begun)] for n in range(count)]
+        rows = [list(start.ids) for start in starts]
+        for step in range(length):
+            places = [start.blank + step for start in starts]
+            read = places if self.kind == "masked" else [at - 1 for at in places]
             batch = self.batch([tuple(row) for row in rows])
-            log_probs = self.log_probs(batch, range(count), [read] * count).cpu()
+            log_probs = self.log_probs(batch, range(count), read).cpu()
             log_probs[:, self.tokenizer.all_special_ids] = -torch.inf
             top = log_probs.topk(top_k)
             drawn = torch.multinomial(top.values.exp(), 1, generator=generator)
-            for row, token in zip(rows, top.indices.gather(1, drawn)[:, 0].tolist(), strict=True):
+            tokens = top.indices.gather(1, drawn)[:, 0].tolist()
+            for row, at, token in zip(rows, places, tokens, strict=True):
                 row[at : at + 1] = [token]
         texts = self.tokenizer.batch_decode(
-            [row[first : first + length] for row in rows], skip_special_tokens=True
+            [row[s.text : s.blank + length] for row, s in zip(rows, starts, strict=True)],
+            skip_special_tokens=True,
         )
         return [text.strip() for text in texts]
 
-    def _blank_rows(self, count: int, length: int) -> tuple[list[list[int]], int]:
-        """Rows to sample into, and the position of the first sampled token."""
-        if self.kind == "causal":
-            return [[start_id(self.tokenizer, self.start_token)] for _ in range(count)], 1
-        row = list(self.tokenizer(" ".join([self.tokenizer.mask_token] * length))["input_ids"])
-        first = row.index(self.tokenizer.mask_token_id)
-        return [list(row) for _ in range(count)], first
+    def _begun(self, opening: str, length: int) -> _Begun:
+        """A row to sample into, with masks behind the opening where the model fills them."""
+        blanks = [self.tokenizer.mask_token] * length if self.kind == "masked" else []
+        text = " ".join([opening.strip(), *blanks]).strip()
+        encoding = self.tokenizer(text, return_offsets_mapping=True)
+        ids: list[int] = list(encoding["input_ids"])
+        known = [at for at, (a, b) in enumerate(encoding["offset_mapping"]) if a < b]
+        if self.tokenizer.unk_token_id in [ids[at] for at in known]:
+            raise ValueError(
+                f"the opening {opening!r} is not in the vocabulary of {self.name}; choose openings "
+                "it knows, or none"
+            )
+        if self.kind == "masked":
+            return _Begun(tuple(ids), known[0], ids.index(self.tokenizer.mask_token_id))
+        if not known:
+            return _Begun((start_id(self.tokenizer, self.start_token),), 1, 1)
+        # What the tokenizer puts behind a text would end it here.
+        ids, first = ids[: known[-1] + 1], known[0]
+        if first == 0 and self.start_token is not None:
+            ids, first = [start_id(self.tokenizer, self.start_token), *ids], 1
+        return _Begun(tuple(ids), first, len(ids))

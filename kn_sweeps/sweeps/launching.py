@@ -7,14 +7,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kn_sweeps.interruption import check
 from kn_sweeps.prefetch import prefetch
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Kind, Launch, PlannedRun, launches, planning
+from kn_sweeps.sweeps.launches import Kind, Launch, launches, planning
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, plan
 from kn_sweeps.sweeps.processes import execute_in_processes
 from kn_sweeps.sweeps.states import DONE, RUNNING, RunState, states
@@ -28,19 +28,44 @@ LAUNCHERS: dict[Kind, type[Launcher]] = {"local": Local, "processes": Processes,
 _POLL_S = 5.0
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a run was left that was asked for.
+
+    Attributes:
+        directory: Its directory.
+        error: Why it failed; None if it did not: it is done, or not waited for.
+    """
+
+    directory: Path
+    error: str | None
+
+
 class SweepFailedError(ValueError):
-    """Some runs of a launch failed; its text lists them."""
+    """Some runs of a launch failed; its text lists them.
+
+    Attributes:
+        ended: How every run was left.
+    """
+
+    def __init__(self, message: str, ended: Sequence[Ended]) -> None:
+        """Say which failed."""
+        super().__init__(message)
+        self.ended = list(ended)
 
 
 def launch(
     composed: Sequence[tuple[str, Mapping[str, Any]]], launcher: Launcher, options: LaunchConfig
-) -> None:
+) -> list[Ended]:
     """Plan some runs and see to it that they are done.
 
     Args:
         composed: Overrides, and the config they compose to, resolved, of every run.
         launcher: What executes them.
         options: How.
+
+    Returns:
+        How every run was left, in the order given; nothing of a dry run.
 
     Raises:
         SweepFailedError: If a run failed, as far as it is waited for.
@@ -54,12 +79,11 @@ def launch(
             for line in planned.lines(whole=options.dry_run):
                 log.info("%s", line)
             if options.dry_run:
-                return
+                return []
             check()
             report = execute(planned.rescored, time.time())
             if not planned.tasks:
-                _complain(planned.rescored, report)
-                return
+                return _ended(planned, report)
             if isinstance(launcher, Slurm) and launcher.prefetch:
                 prefetch([one.config for one in planned.runs])
             started = _frozen(planned, launcher, options)
@@ -78,7 +102,7 @@ def launch(
             _wait(started)
     if isinstance(launcher, Processes) or options.wait:
         report += _outcome(started)
-    _complain([*planned.rescored, *planned.runs], report)
+    return _ended(planned, report)
 
 
 def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
@@ -141,16 +165,19 @@ def _outcome(started: Launch) -> Report:
     return report
 
 
-def _complain(runs: Sequence[PlannedRun], report: Report) -> None:
-    names = {one.id: one.name for one in runs}
+def _ended(planned: Plan, report: Report) -> list[Ended]:
+    """How every run was left; raises SweepFailedError if one failed."""
+    names = {one.id: one.name for one in (*planned.rescored, *planned.runs)}
+    ended = [Ended(planned.sweep / one.id, report.failed.get(one.id)) for one in planned.asked]
     if report.elsewhere:
         log.info("%d runs were left to another process", len(report.elsewhere))
     if not report.failed:
-        return
+        return ended
     lines = [f"  {run_id} [{names[run_id]}]: {why}" for run_id, why in report.failed.items()]
     raise SweepFailedError(
         f"{len(report.failed)} of {len(names)} runs failed; the same command tries them again:\n"
-        + "\n".join(lines)
+        + "\n".join(lines),
+        ended,
     )
 
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from kn_sweeps.config import RunConfig, build, run_id
-from kn_sweeps.run import metric_hashes
+from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
+from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.loading import Model, UnreachableError
+from kn_sweeps.possible import refuse_impossible
+from kn_sweeps.results import logged_otherwise, metric_hashes
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import FAILED, RunState, states
 
 _SHOWN_ERRORS = 10
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +38,8 @@ class LaunchConfig:
         runs_per_task: Runs that one task does one after the other; null for as many as it takes
             for all tasks to run at once.
         pack_by: Runs of one task agree in these keys of the config.
+        objective: The metric that a run returns to the sweeper, negated where a `-` stands before
+            it; or several. Null where the sweeper does not ask.
     """
 
     dry_run: bool = False
@@ -36,6 +47,7 @@ class LaunchConfig:
     shards: int = 1
     runs_per_task: int | None = None
     pack_by: tuple[str, ...] = ("model", "dtype")
+    objective: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -43,6 +55,8 @@ class LaunchConfig:
             raise ValueError(f"shards must be at least 1, got {self.shards}")
         if self.runs_per_task is not None and self.runs_per_task < 1:
             raise ValueError(f"runs_per_task must be at least 1, or null; got {self.runs_per_task}")
+        if self.objective is not None and self.shards > 1:
+            raise ValueError("an objective is that of a whole run: leave shards out")
 
 
 LAUNCH_KEYS = tuple(field.name for field in fields(LaunchConfig))
@@ -62,17 +76,21 @@ class Plan:
 
     Attributes:
         sweep: The sweep's directory.
+        asked: Every run that was asked for, in that order; equal ones again.
         tasks: The runs to do, packed.
         arrays: How tasks are submitted.
         skipped: What is not launched.
         rescored: Finished runs that lack a metric that is asked for.
+        unlogged: How many finished runs were logged elsewhere than is asked for.
     """
 
     sweep: Path
+    asked: tuple[PlannedRun, ...]
     tasks: tuple[tuple[PlannedRun, ...], ...]
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
     rescored: tuple[PlannedRun, ...]
+    unlogged: int = 0
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -91,6 +109,11 @@ class Plan:
             counts.append(f"{len(self.rescored)} to be scored by new metrics")
         total = len(self.runs) + len(self.skipped)
         yield f"sweep {self.sweep.name}: {_many(total, 'run')}: {', '.join(counts)}"
+        if self.unlogged:
+            yield (
+                f"{_many(self.unlogged, 'finished run')} had another tracker: nothing is logged "
+                "anew (rerun=true computes and logs again)"
+            )
         if self.arrays:
             yield (
                 f"{_many(len(self.tasks), 'task')} in {_many(len(self.arrays), 'job array')}: "
@@ -125,7 +148,7 @@ def plan(
     Raises:
         ValueError: If a config is not valid; nothing is launched then.
     """
-    runs = _validated(composed, options.shards)
+    runs = _validated(composed, options, sweep)
     known = states(sweep, launches(sweep))
     todo: list[PlannedRun] = []
     skipped: list[Skipped] = []
@@ -140,6 +163,12 @@ def plan(
         skipped.append(Skipped(run, why))
         if why == _DONE and _lacks_metrics(sweep, run):
             rescored.append(run)
+    unlogged = sum(
+        one.why == _DONE
+        and one.run.id in known
+        and logged_otherwise(known[one.run.id].run.config, one.run.config)
+        for one in skipped
+    )
     died = _died_hard(known)
     alone = [run for run in todo if run.id in died]
     # What failed before goes last, where it harms no other.
@@ -149,10 +178,12 @@ def plan(
     tasks = [*packed(rest, max(1, size), options.pack_by), *((run,) for run in alone)]
     return Plan(
         sweep,
+        tuple(runs),
         tuple(tasks),
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
+        unlogged,
     )
 
 
@@ -181,31 +212,89 @@ def _died_hard(known: Mapping[str, RunState]) -> set[str]:
     return {name for name, s in known.items() if s.unfinished and (s.launch.id, s.task) in dead}
 
 
-def _validated(composed: Sequence[tuple[str, Mapping[str, Any]]], shards: int) -> list[PlannedRun]:
-    """Every run with its id."""
-    model_of: dict[str, str] = {}
+def _validated(
+    composed: Sequence[tuple[str, Mapping[str, Any]]], options: LaunchConfig, sweep: Path
+) -> list[PlannedRun]:
+    """Every run with its id.
+
+    What takes no model library is checked first, and of a finished run nothing else: its method
+    was checked when it was done.
+    """
+    model_of: dict[str, tuple[Mapping[str, Any], str]] = {}
+    described_of: dict[str, Described | None] = {}
     data_of: dict[str, str] = {}
     runs: list[PlannedRun] = []
-    errors: list[str] = []
+    errors = _Errors(len(composed))
     for name, whole in composed:
-        try:
-            for suffix, config in _shards(whole, shards):
-                settings: RunConfig = build(config, RunConfig)
-                model = _once(model_of, config["model"], settings.model.fingerprint)
-                data = _once(data_of, config["dataset"], settings.dataset.fingerprint)
+        with errors.of(name):
+            for suffix, config in _shards(whole, options.shards):
+                light = without_models(config)
+                named = partial(_named, config, light["model"], dry_run=options.dry_run)
+                node, model = _once(model_of, config["model"], named)
+                config = {**config, "model": node}
+                data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
                 identity = run_id(config, model, data)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
-        except ValueError as error:
-            errors.append(f"{name}: {error}" if name else str(error))
-    if errors:
-        more = f"\n  and {len(errors) - _SHOWN_ERRORS} more" * (len(errors) > _SHOWN_ERRORS)
-        shown = "\n  ".join(dict.fromkeys(errors[:_SHOWN_ERRORS]))
-        if len(composed) == 1:
-            raise ValueError(errors[0])
-        raise ValueError(
-            f"{len(errors)} of {len(composed)} runs cannot be; none was launched:\n  {shown}{more}"
-        )
+    errors.complain()
+    for run in runs:
+        if run.config["rerun"] or not RunDirectory(sweep / run.id).done():
+            with errors.of(run.name):
+                settings: RunConfig = build(run.config, RunConfig)
+                described = partial(_described, settings.model, dry_run=options.dry_run)
+                refuse_impossible(settings, _once(described_of, run.config["model"], described))
+    errors.complain()
     return runs
+
+
+def _named(
+    config: Mapping[str, Any], model: Model, *, dry_run: bool
+) -> tuple[Mapping[str, Any], str]:
+    """The node of the config that names a model for good, and which weights those are."""
+    try:
+        config, model = pinned(config, model)
+    except UnreachableError as error:
+        if not dry_run:
+            raise
+        log.warning("%s: ids of its runs are not final", error)
+        return config["model"], "unknown"
+    return config["model"], model.fingerprint()
+
+
+def _described(model: Model, *, dry_run: bool) -> Described | None:
+    try:
+        return model.described()
+    except UnreachableError:
+        if not dry_run:
+            raise
+        return None
+
+
+class _Errors:
+    """What is wrong with some of the runs that were asked for."""
+
+    def __init__(self, asked: int) -> None:
+        self._asked, self._found = asked, list[str]()
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Note what is wrong with one."""
+        try:
+            yield
+        except ValueError as error:
+            self._found.append(f"{name}: {error}" if name and self._asked > 1 else str(error))
+
+    def complain(self) -> None:
+        """Raise ValueError if anything is."""
+        if not self._found:
+            return
+        if self._asked == 1:
+            raise ValueError(self._found[0])
+        more = len(self._found) - _SHOWN_ERRORS
+        raise ValueError(
+            f"{len(self._found)} of {self._asked} runs cannot be; none was launched:\n  "
+            + "\n  ".join(dict.fromkeys(self._found[:_SHOWN_ERRORS]))
+            + (f"\n  and {more} more" if more > 0 else "")
+        )
 
 
 def _shards(config: Mapping[str, Any], count: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -224,7 +313,7 @@ def _shards(config: Mapping[str, Any], count: int) -> Iterator[tuple[str, Mappin
         yield f" shard={shard}", {**config, "shard": shard}
 
 
-def _once(known: dict[str, str], node: Any, ask: Callable[[], str]) -> str:
+def _once(known: dict[str, T], node: Any, ask: Callable[[], T]) -> T:
     """What `ask` says, asked once for equal nodes of the config."""
     key = json.dumps(node, sort_keys=True)
     if key not in known:

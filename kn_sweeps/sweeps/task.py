@@ -62,6 +62,8 @@ def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
     Raises:
         Interrupted: If the process is told to stop; what the current run has is kept.
     """
+    if not runs:
+        return Report()
     from tqdm import tqdm
 
     from kn_sweeps.models.loading import LastLoaded
@@ -73,7 +75,7 @@ def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
     for one in bar:
         check()
         try:
-            run(one.config, load, launched)
+            run(one.config, load, launched, one.name)
         except RunBusyError as error:
             report.elsewhere.append(one.id)
             log.warning("%s", error)

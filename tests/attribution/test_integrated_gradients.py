@@ -22,6 +22,7 @@ from kn_sweeps.cases import Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.laws import check_laws
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.stepping import CannotStepError
@@ -56,7 +57,9 @@ def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
 def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     """The same weights in another precision."""
     model = copy.deepcopy(lm.model).to(dtype)
-    return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
+    single = LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
+    check_laws(single)
+    return single
 
 
 def _interrupted(lm: LanguageModel) -> None:
@@ -189,6 +192,21 @@ def test_too_few_nodes_are_not_certified(some_lm: LanguageModel) -> None:
     assert not few.certified.all()
     assert (few.nodes == 5).all()
     assert many.certified.all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_rounding_forbids_is_recognised_at_once(
+    some_lm: LanguageModel, dtype: torch.dtype
+) -> None:
+    coarse, prompts = _single(some_lm, dtype), _encoded(some_lm)
+    found = integrated_gradients(coarse, prompts)
+    fine = integrated_gradients(some_lm, prompts)
+    nodes = [sum(int(one.nodes.sum()) for one in some) for some in (found, fine)]
+    assert nodes[0] <= nodes[1]
+    for one in found:
+        assert not one.certified.any()
+        assert one.rounded.float().mean() > 0.9
+    assert not any(one.rounded.any() for one in fine)
 
 
 def test_what_single_precision_cannot_certify_is_computed_in_double(

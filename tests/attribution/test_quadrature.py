@@ -11,6 +11,7 @@ import pytest
 from kn_sweeps.attribution.quadrature import (
     PathIntegral,
     Quadrature,
+    Rule,
     gauss_legendre,
     patterson,
 )
@@ -122,6 +123,19 @@ def test_fixed_rules_are_the_sums_they_say_and_are_never_certified() -> None:
     assert gauss.complete
     assert math.isnan(gauss.error)
     assert not gauss.certified
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("riemann", 0.525), ("riemann_left", 0.475), ("linspace", 0.5)]
+)
+def test_what_each_published_code_makes_of_a_straight_line(rule: Rule, expected: float) -> None:
+    path = Quadrature(rule, 20).integral(1e-14)
+    while wanted := path.wanted():
+        for x in wanted:
+            path.know(x, x * x / 2, np.array([x]))
+    assert path.scores[0] == pytest.approx(expected, abs=1e-12)
+    assert path.nodes == 20
+    assert not path.certified
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_critical_region_is_where_the_words_differ(
     tmp_path: Path, good: str, bad: str, expected: tuple[str, ...]
 ) -> None:
     root = _write(tmp_path, [_row(good, bad)])
-    (pair,) = read_paradigm(Source("local", root), "made_up")
+    (pair,) = read_paradigm(Source("local", root), "made_up").pairs
     assert (pair.prefix, pair.old, pair.new, pair.suffix) == expected
     assert pair.prefix + pair.old + pair.suffix == good
 
@@ -166,6 +166,43 @@ def test_malformed_files_are_named_with_their_line(
         Blimp(root=str(tmp_path)).load("causal", seed=0, limit=None, editable=True)
 
 
+def test_a_pair_of_equal_sentences_and_one_that_was_listed_before_are_left_out(
+    tmp_path: Path,
+) -> None:
+    pair = _row("Ann sees this cat.", "Ann sees this cats.")
+    other = _row("Bob sees that dog.", "Bob sees that dogs.")
+    root = _write(tmp_path, [pair, _row("Ann ran.", "Ann ran."), other, pair])
+    for editable in (True, False):
+        options = Blimp(root=str(root), seen_share=0.9)
+        loaded = options.load("causal", seed=0, limit=None, editable=editable)
+        assert sorted(case.id for case in loaded.cases) == ["made_up/0000", "made_up/0002"]
+        reasons = loaded.left_out[0].reasons
+        assert reasons["its two sentences are equal"] == reasons["listed before"] == 1
+    _write(tmp_path, [_row("Ann ran.", "Ann ran.")])
+    with pytest.raises(ValueError, match="no pairs that can be used: .*sentences are equal"):
+        read_paradigm(Source("local", root), "made_up")
+
+
+def test_a_byte_order_mark_is_taken_and_another_encoding_is_located(tmp_path: Path) -> None:
+    pair = _row("Jos\u00e9 sees this cat.", "Jos\u00e9 sees this cats.")
+    path = tmp_path / "made_up.jsonl"
+    text = json.dumps(pair, ensure_ascii=False) + "\r\n"
+    path.write_bytes(text.encode("utf-8-sig"))
+    (read,) = read_paradigm(Source("local", tmp_path), "made_up").pairs
+    assert read.good == pair["sentence_good"]
+    path.write_bytes(b"\n" + text.encode("latin-1"))
+    column = text.index("\u00e9") + 1
+    with pytest.raises(ValueError, match=rf"made_up.jsonl, line 2, byte {column}: .*save .* UTF-8"):
+        read_paradigm(Source("local", tmp_path), "made_up")
+
+
+def test_a_message_shows_the_ends_of_a_long_text(tmp_path: Path) -> None:
+    (tmp_path / "made_up.jsonl").write_text(json.dumps(["word " * 5000]))
+    with pytest.raises(ValueError, match="expected an object") as caught:
+        read_paradigm(Source("local", tmp_path), "made_up")
+    assert len(str(caught.value)) < 500
+
+
 def test_missing_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="dataset.root names the folder .*nowhere, which does not"):
         resolve_source("blimp", "hub", str(tmp_path / "nowhere"))
@@ -211,12 +248,12 @@ def test_official_triggers_are_the_agreeing_words(official_data: Path) -> None:
     source = Source("local", official_data / "blimp")
 
     def triggers(name: str) -> list[str]:
-        return [pair.trigger for pair in read_paradigm(source, name)]
+        return [pair.trigger for pair in read_paradigm(source, name).pairs]
 
     demonstratives = {"this", "that", "these", "those"}
     for name in ("determiner_noun_agreement_1", "determiner_noun_agreement_with_adjective_1"):
         assert set(triggers(name)) <= demonstratives
-    for pair in read_paradigm(source, "distractor_agreement_relational_noun"):
+    for pair in read_paradigm(source, "distractor_agreement_relational_noun").pairs:
         before = pair.prefix.lower().split()
         assert before[before.index(pair.trigger) + 1] in ("of", "about")
     names = triggers("anaphor_gender_agreement")

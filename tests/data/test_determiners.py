@@ -7,9 +7,8 @@ from typing import get_args
 
 import pytest
 
-from kn_sweeps.cases import Case
+from kn_sweeps.cases import Case, LMKind
 from kn_sweeps.data.determiners import DETERMINERS, MODIFIERS, Determiners
-from kn_sweeps.models.architecture import LMKind
 
 KINDS: tuple[LMKind, ...] = get_args(LMKind)
 

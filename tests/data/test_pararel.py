@@ -10,7 +10,7 @@ import pytest
 from kn_sweeps.cases import Case
 from kn_sweeps.data.pararel import INVERSES, ParaRel
 from kn_sweeps.data.relations import ask, read_relation, read_synonyms
-from kn_sweeps.data.sources import Source, resolve_source
+from kn_sweeps.data.sources import CLEANED, Source, resolve_source
 
 BUNDLED = resolve_source("pararel", "bundled", None)
 
@@ -20,14 +20,14 @@ def _cases(kind: str = "causal", limit: int | None = None, **options: object) ->
     return loaded.cases
 
 
-def _folder(tmp_path: Path, patterns: list[str], facts: list[tuple[str, str]]) -> str:
+def _folder(tmp_path: Path, patterns: list[str], facts: list[tuple[str, str]], **more: str) -> str:
     for part in ("patterns", "facts"):
         (tmp_path / part).mkdir()
     (tmp_path / "patterns" / "P1.jsonl").write_text(
         "".join(json.dumps({"pattern": p}) + "\n" for p in patterns)
     )
     (tmp_path / "facts" / "P1.jsonl").write_text(
-        "".join(json.dumps({"sub_label": s, "obj_label": o}) + "\n" for s, o in facts)
+        "".join(json.dumps({"sub_label": s, "obj_label": o} | more) + "\n" for s, o in facts)
     )
     return str(tmp_path)
 
@@ -146,6 +146,21 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert loaded.source == "local"
 
 
+def test_labels_are_cleaned_repeats_dropped_and_unread_fields_named(tmp_path: Path) -> None:
+    facts = [("Aland", "Porto "), ("Borgia", "Qu\u0065\u0301bec"), ("Aland", "Porto"), ("C", "R")]
+    root = _folder(tmp_path, ["[X] is [Y]."], facts, obj_lable="Japan", uuid="1")
+    loaded = ParaRel(root=root).load("causal", seed=0, limit=None, editable=True)
+    assert {case.edit.old for case in loaded.cases if case.edit} == {"Porto", "Qu\u00e9bec", "R"}
+    assert [case.id[-4:] for case in sorted(loaded.cases, key=lambda c: c.id)] == [
+        *("0000", "0001", "0003"),
+    ]
+    (report,) = loaded.left_out
+    assert report.reasons == {"listed before": 1}
+    assert report.notes[CLEANED] == 2
+    assert "the field 'obj_lable' is not used (did you mean obj_label?) (4 times)" in report.noted
+    assert "uuid" not in report.noted
+
+
 def test_a_relation_with_one_object_has_no_new_one(tmp_path: Path) -> None:
     root = _folder(tmp_path, ["[X] is [Y]."], [("a", "x"), ("b", "x")])
     loaded = ParaRel(root=root).load("causal", seed=0, limit=None, editable=True)
@@ -187,8 +202,8 @@ def test_a_folder_without_relations_says_what_it_should_hold(tmp_path: Path) -> 
 def test_official_relations_are_as_published(official_data: Path) -> None:
     source = Source("local", official_data / "pararel")
     p36, p1376, p101 = (read_relation(source, name) for name in ("P36", "P1376", "P101"))
-    assert (len(p36.facts), len(p36.one_to_one)) == (471, 158)
-    assert (len(p1376.facts), len(p1376.one_to_one)) == (179, 150)
+    assert (len(p36.facts) + p36.repeated, len(p36.one_to_one)) == (471, 158)
+    assert (len(p1376.facts) + p1376.repeated, len(p1376.one_to_one)) == (179, 150)
     assert [len(r.askable("causal")) for r in (p36, p1376, p101)] == [8, 6, 10]
     assert [len(r.patterns) for r in (p36, p1376, p101)] == [14, 14, 13]
 

@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.cases import Case, Probe, Query
@@ -13,6 +15,7 @@ from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import merge
 from kn_sweeps.methods.kn import KnowledgeNeurons
 from kn_sweeps.models.language_model import LanguageModel
+from tests.reference.refining import published
 
 
 def _fact(name: str, subject: str, old: str, new: str) -> Case:
@@ -32,26 +35,26 @@ def test_a_shared_neuron_is_kept_and_a_private_one_is_not() -> None:
     scores[:, 3] = 1.0
     scores[:, 6] = 0.9
     scores[torch.arange(4), torch.tensor([0, 1, 2, 4])] = 2.0
-    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    neurons, tau, in_range = KnowledgeNeurons().refined(scores)
     assert (neurons, tau, in_range) == ([3, 6], 0.7, True)
 
 
 def test_the_threshold_is_a_share_of_each_prompts_own_maximum() -> None:
     scores = torch.tensor([[100.0, 30.0, 1.0], [0.001, 0.0003, 0.00001]])
-    assert KnowledgeNeurons(min_neurons=1).refine(scores)[0] == [0, 1]
+    assert KnowledgeNeurons(min_neurons=1).refined(scores)[0] == [0, 1]
 
 
 def test_the_share_moves_until_the_number_is_in_range() -> None:
     scores = torch.zeros(10, 30)
     scores[:, :2] = 1.0
     scores[:8, 2:20] = 1.0  # 18 neurons in 80 % of the prompts: the share must rise above it
-    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    neurons, tau, in_range = KnowledgeNeurons().refined(scores)
     assert sorted(neurons) == [0, 1]
     assert tau == pytest.approx(0.8)
     assert in_range
     scores = torch.eye(10)
     scores[:5, 0] = scores[:5, 1] = 1.0  # nothing is in 70 %: the share must fall below 50 %
-    neurons, tau, in_range = KnowledgeNeurons().refine(scores)
+    neurons, tau, in_range = KnowledgeNeurons().refined(scores)
     assert sorted(neurons) == [0, 1]
     assert tau < 0.6
     assert in_range
@@ -59,8 +62,28 @@ def test_the_share_moves_until_the_number_is_in_range() -> None:
 
 def test_when_no_share_fits_the_best_of_the_nearest_are_taken_and_it_is_said() -> None:
     scores = torch.arange(1.0, 31.0)[None] + 100  # one prompt: all 30 are in its coarse set
-    neurons, _, in_range = KnowledgeNeurons().refine(scores)
+    neurons, tau, in_range = KnowledgeNeurons().refined(scores)
     assert neurons == [29, 28, 27, 26, 25]
+    assert tau == pytest.approx(0.95)  # shares from 0.7 on leave all of them: it got this far
+    assert not in_range
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=9, max_size=9), min_size=1))
+def test_the_published_search_is_the_reference(rows: list[list[float]]) -> None:
+    rows = [[*row[:-1], 1.0] for row in rows]  # every prompt has a largest score
+    neurons, tau, in_range = KnowledgeNeurons(refine="published").refined(torch.tensor(rows))
+    expected, share = published(rows)
+    assert set(neurons) == expected
+    assert tau == share
+    assert in_range == (2 <= len(expected) <= 5)
+
+
+def test_the_published_search_keeps_a_set_that_is_too_large() -> None:
+    scores = torch.arange(1.0, 22.0)[None] + 100
+    neurons, tau, in_range = KnowledgeNeurons(refine="published").refined(scores)
+    assert len(neurons) == 21
+    assert tau == pytest.approx(0.95)
     assert not in_range
 
 
@@ -170,3 +193,13 @@ def test_an_update_exchanges_the_embeddings_of_the_answers(any_lm: LanguageModel
         expected = slot + slot.norm() * (8 * new - old)
         found = merged.architecture.values(layer)[index]
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_named_neurons_are_scaled_without_a_search(some_lm: LanguageModel) -> None:
+    method = KnowledgeNeurons(neurons=((1, 4), (2, 9)), where="read")
+    plan = method.plan(some_lm, [_fact("f0", "France", "Paris", "Rome")], seed=0)
+    assert plan.edits == {"f0": NeuronScale(((1, 4), (2, 9)), 0.0, "read")}
+    assert not plan.located
+    assert not plan.attributions
+    with pytest.raises(ValueError, match="changes weights"):
+        KnowledgeNeurons(operation="update", where="read")

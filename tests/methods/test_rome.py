@@ -10,9 +10,10 @@ import torch
 import kn_sweeps.editing.values as values_module
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.editing.contexts import sampled_contexts
-from kn_sweeps.editing.values import optimised
+from kn_sweeps.editing.requests import Request
+from kn_sweeps.editing.values import KlPosition, optimised
 from kn_sweeps.interventions import applied, recorded
-from kn_sweeps.methods.rome import Rome
+from kn_sweeps.methods.rome import KeyMode, Rome
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.stepping import CannotStepError
@@ -40,15 +41,19 @@ def _reference_prompt(lm: LanguageModel, query: Query, target: str) -> reference
     return reference.Prompt(ids, encoded.subject_last, masks)
 
 
-@pytest.mark.parametrize("key_mode", ["mean", "original"])
-def test_updates_equal_the_reference_one_by_one(any_lm: LanguageModel, key_mode: str) -> None:
-    method = Rome(layer=1, steps=6, weight_decay=0.1, key_mode=key_mode)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("key_mode", "kl_position"), [("mean", "end"), ("original", "end"), ("original", "subject")]
+)
+def test_updates_equal_the_reference_one_by_one(
+    any_lm: LanguageModel, key_mode: KeyMode, kl_position: KlPosition
+) -> None:
+    method = Rome(layer=1, steps=6, weight_decay=0.1, key_mode=key_mode, kl_position=kl_position)
     cases = [_case("Rome", "c0"), _case("New Delhi", "c1"), _case("Lima", "c2", LONGER)]
     values, failed = optimised(any_lm, cases, CONTEXTS, method.objective())
     assert not failed
     for case in cases:
         found = method.update(values[case.id])
-        expected = _reference(any_lm, case, key_mode)
+        expected = _reference(any_lm, case, key_mode, kl_position)
         value = values[case.id]
         assert _off(value.v_star, expected.v_star) < 1e-4
         wanted = torch.outer(expected.v, expected.u).float()
@@ -59,11 +64,14 @@ def _off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def _reference(lm: LanguageModel, case: Case, key_mode: str) -> reference.Edit:
+def _reference(
+    lm: LanguageModel, case: Case, key_mode: KeyMode, kl_position: KlPosition
+) -> reference.Edit:
     assert case.edit is not None
     query, new = case.edit.query, case.edit.new
     essence = lm.encode(ESSENCE, lm.tokenizer.mask_token or "Paris")
-    read_at = essence.target[0] - (lm.kind == "causal")
+    end = essence.target[0] - (lm.kind == "causal")
+    read_at = end if kl_position == "end" else essence.subject_last
     ids = essence.prompt_ids if lm.kind == "causal" else essence.ids
     return reference.rome(
         lm.model,
@@ -71,8 +79,18 @@ def _reference(lm: LanguageModel, case: Case, key_mode: str) -> reference.Edit:
         [_reference_prompt(lm, query.after(context), new) for context in CONTEXTS],
         lm.encode(query, new).target_ids,
         reference.Essence(torch.tensor([ids]), essence.subject_last, read_at),
-        reference.Settings(steps=6, weight_decay=0.1, key_mode=key_mode),  # type: ignore[arg-type]
+        reference.Settings(steps=6, weight_decay=0.1, key_mode=key_mode),
     )
+
+
+def test_the_old_answer_has_no_say_in_what_must_not_change(some_lm: LanguageModel) -> None:
+    # Without a blank before it no answer can follow: "France is aParis".
+    case = replace(_case(), essence=Query("France is a", "", (0, 6)))
+    request, plain = (Request.of(some_lm, one, CONTEXTS) for one in (case, _case()))
+    assert request.essence is not None
+    assert plain.essence is not None
+    assert request.essence.prompt_ids == plain.essence.prompt_ids
+    assert request.essence.subject == plain.essence.subject
 
 
 @pytest.mark.parametrize("relative_to_state", [False, True])
@@ -157,6 +175,22 @@ def test_contexts_depend_on_model_and_seed_only(some_lm: LanguageModel) -> None:
     assert all(text.endswith(". ") for text in first[1:])
     assert sampled_contexts(some_lm, 0, 3, (2, 4)) == first
     assert sampled_contexts(some_lm, 1, 3, (2, 4)) != first
+
+
+def test_contexts_begin_with_their_openings(some_lm: LanguageModel) -> None:
+    openings = ("Ann", "Bob sees")
+    texts = sampled_contexts(some_lm, 0, 3, (2, 4), openings)
+    assert all(text.startswith(opening) for text, opening in _in_turn(texts, openings))
+    assert sampled_contexts(some_lm, 0, 3, (2, 4)) != texts
+    plan = Rome(layer=1, context_openings=openings, steps=1).plan(some_lm, [_case()], seed=0)
+    assert len(plan.contexts) == 21
+    assert all(text.startswith(openings) for text in plan.contexts[1:])
+
+
+def _in_turn(texts: list[str], openings: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The sampled texts of each length beside the opening they should have."""
+    count = (len(texts) - 1) // 2
+    return [(text, openings[n % count % len(openings)]) for n, text in enumerate(texts[1:])]
 
 
 def test_a_case_without_a_subject_fails_and_the_others_do_not(some_lm: LanguageModel) -> None:

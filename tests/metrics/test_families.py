@@ -260,6 +260,8 @@ def test_a_relative_change_is_taken_from_the_probability_before(row):
         "probability_change": (pytest.approx((-0.5 + 3) / 2), 2),
         "log_probability_change": (pytest.approx((math.log(0.5) + math.log(4)) / 2), 2),
     }
+    as_published = values(Probability(relative_to="smaller"), rows)
+    assert as_published["probability_change"] == (pytest.approx((-0.25 / 0.25 + 3) / 2), 2)
 
 
 def test_a_probability_too_small_for_a_float_still_has_a_change(row):

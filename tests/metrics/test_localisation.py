@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.localisation import (
     Localisation,
+    by_target_type,
     layer_histogram,
     mixed_r_squared,
     null_r_squared,
@@ -136,3 +137,44 @@ def test_the_histogram_counts_every_neuron_in_its_layer():
 def test_a_layer_the_model_does_not_have_is_refused():
     with pytest.raises(ValueError, match="layers 1 to 4, but layers run from 0 to 3"):
         layer_histogram([located("a", [[1, 0], [4, 0]])], 4)
+
+
+def test_prompts_are_pooled_by_what_their_targets_express():
+    """Two singular forms and one plural, of which the first and the last share a paradigm."""
+
+    def entry(edit, source, case, prompts):
+        certificates = [{"residual": [0.0], "certified": [True]}] * prompts
+        return {
+            "edit": edit,
+            "source": source,
+            "cases": [case],
+            "certificates": certificates,
+            "neurons": [[0, 1]],
+            "tau": 0.7,
+        }
+
+    rows = pd.DataFrame(
+        {
+            "case": ["a/0", "a/1", "a/2", "b/0"],
+            "old": ["this", "that", "those", "cats"],
+            "new": ["these", "those", "that", "cat"],
+            "subject": ["cat", "dog", "dogs", "these"],
+            "kind": "edit",
+            "after": "edit",
+            "intent": "erase",
+        }
+    )
+    scores = {"a": some_scores(0, prompts=6), "b": some_scores(1, prompts=2)}
+    located = [
+        entry("a/this", "a", "a/0", 2),
+        entry("a/those", "a", "a/2", 3),
+        entry("b/cats", "b", "b/0", 2),
+        entry("a/that", "a", "a/1", 1),
+    ]
+    pools = by_target_type(Results(rows, located, scores))
+    assert list(pools) == ["a, sg", "a, pl", "b, pl"]
+    np.testing.assert_array_equal(pools["a, sg"], scores["a"][[0, 1, 5]])
+    np.testing.assert_array_equal(pools["a, pl"], scores["a"][2:5])
+    metric = Localisation(pooled_by="target_type")
+    expected = np.mean([r_squared(pool) for pool in pools.values()])
+    assert metric(Results(rows, located, scores))["r_squared"].value == pytest.approx(expected)

@@ -115,6 +115,32 @@ def test_samples_depend_on_the_generator_only(some_lm: LanguageModel) -> None:
     assert all(len(text.split()) >= 4 for text in draw(0))
 
 
+def test_a_sample_continues_its_opening_as_if_it_stood_alone(some_lm: LanguageModel) -> None:
+    def draw(count: int, *openings: str) -> list[str]:
+        generator = torch.Generator().manual_seed(0)
+        return some_lm.sample(count, 3, top_k=1, generator=generator, openings=openings)
+
+    short, long = "Bob", "Ann sees this cat"
+    # Openings of unlike length share a batch, and the likeliest token leaves nothing to chance.
+    assert draw(3, short, long) == [*draw(1, short), *draw(1, long), *draw(1, short)]
+    assert all(text.startswith(short) and text != short for text in draw(1, short))
+
+
+def test_an_opening_is_read_as_a_prompt_is(lm_of) -> None:  # noqa: ANN001
+    lm = lm_of("gpt2")
+    (text,) = lm.sample(1, 1, top_k=1, generator=torch.Generator(), openings=["Ann sees"])
+    prompt = lm.encode(Query("Ann sees "), "this").prompt_ids
+    batch = lm.batch([prompt])
+    log_probs = lm.log_probs(batch, [0], [len(prompt) - 1])[0]
+    log_probs[lm.tokenizer.all_special_ids] = -torch.inf
+    assert text == "Ann sees " + lm.tokenizer.decode([int(log_probs.argmax())])
+
+
+def test_an_opening_that_the_tokenizer_does_not_know_is_refused(some_lm: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="the opening 'Therefore' is not in the vocabulary"):
+        some_lm.sample(1, 1, top_k=1, generator=torch.Generator(), openings=["Therefore"])
+
+
 def test_a_prompt_longer_than_the_model_reads_is_refused(lm_of) -> None:  # noqa: ANN001
     with pytest.raises(UnscorableError, match="longer than the 64 tokens"):
         lm_of("llama").encode(Query("Ann " * 70), "Bob")

@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from kn_sweeps.cases import Query
 from kn_sweeps.models.tokenization import UnscorableError, encode
 from tests.conftest import WORDS, word_tokenizer
+from tests.reference.tokenizers import KINDS
 
 TOKENIZERS = {kind: word_tokenizer(kind) for kind in ("causal", "masked")}
 plain_words = st.sampled_from([word for word in WORDS if word.isalpha()])
@@ -90,3 +91,48 @@ def test_a_start_token_stands_before_every_prompt_and_only_once() -> None:
         assert bos.ids[0] == tokenizer.bos_token_id
         assert bos.ids[1:] == encoded.ids[1:]
         assert bos.subject == encoded.subject
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("prefix", "answers"),
+    [
+        ("The town was founded in ", ("Paris", "1998", "7", "(Rome)", "Москве", "12 Rome")),
+        ("Город основан в ", ("Paris", "1998", "Москве")),
+        ("Rome (see ", ("1998)", "Paris)")),
+        ("", ("The town", "1998 was", "Город")),
+    ],
+)
+def test_every_answer_is_read_behind_the_same_prompt(
+    kind: str, prefix: str, answers: tuple[str, ...]
+) -> None:
+    tokenizer = KINDS[kind]()
+    joint = [
+        tokenizer(prefix + answer, add_special_tokens=False)["input_ids"] for answer in answers
+    ]
+    encoded = [encode(tokenizer, "causal", Query(prefix), answer) for answer in answers]
+    assert len({one.prompt_ids for one in encoded}) == 1
+    assert encoded[0].prompt_ids
+    for answer, ids, one in zip(answers, joint, encoded, strict=True):
+        assert one.ids[-len(ids) :] == tuple(ids)
+        assert tokenizer.decode(one.target_ids).strip() == answer
+        assert set(one.ids[: -len(ids)]) <= {tokenizer.bos_token_id}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_blank_before_a_number_is_the_answers(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    encoded = encode(tokenizer, "causal", Query("The town was founded in "), "1998")
+    pieces = tokenizer.convert_ids_to_tokens(list(encoded.target_ids))
+    assert pieces[0] in ("\u0120", "\u2581")
+    assert encode(tokenizer, "causal", Query("Rome (see"), "1998").target_ids[0] != pieces[0]
+
+
+def test_a_masked_lm_fills_the_blank_before_a_number_too() -> None:
+    tokenizer = KINDS["SentencePiece"]()
+    query = Query("The town was founded in ", " and Rome", (4, 8))
+    year, town = (encode(tokenizer, "masked", query, answer) for answer in ("1998", "Paris"))
+    assert year.target[0] == town.target[0]
+    assert tokenizer.decode(year.target_ids).strip() == "1998"
+    assert year.ids[year.target[1] :] == town.ids[town.target[1] :]
+    assert year.subject == town.subject

@@ -1,0 +1,304 @@
+"""What the rest of the project takes for granted of a model, checked on a few tokens.
+
+A line of `FAMILIES` can name modules that exist and fit and still not be what it says. What would
+make numbers wrong is refused here, with no knowledge of any family:
+
+1. The head, fed the final hidden states, gives the model's own logits.
+2. Every output projection of a layer is run once, in order, shares its weights with no other, and
+   puts out W a + b, which nothing changes in place afterwards: what hooks see is what it is.
+3. A block's output is the sum of its MLP's output and what does not depend on it (behind
+   `post_norm` where there is one), so that attributions are complete and an ablation is one.
+4. A row gives in a padded batch what it gives alone, and behind a cache of keys and values what it
+   gives whole.
+
+Whether its blocks can be stepped (`stepping`) is found out in the same way; a model whose blocks
+cannot be is right and slower.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kn_sweeps.models.asking import Trunks
+from kn_sweeps.models.language_model import Ids, LanguageModel
+from kn_sweeps.stepping import Join, Pass, Recording, Span
+
+log = logging.getLogger(__name__)
+
+_LONG, _SHORT = 8, 5
+"""Tokens of the two rows that are tried."""
+
+
+def check_laws(lm: LanguageModel) -> None:
+    """Check a model, and find out whether its blocks can be stepped.
+
+    It takes about eight passes over a few tokens.
+
+    Raises:
+        ValueError: If a law does not hold; it says which.
+    """
+    long, short = _rows(lm)
+    with torch.no_grad():
+        with _explained(lm, "It runs with what FAMILIES names."):
+            trial = _Trial(lm, long, short)
+        for law in (_check_head, _check_projections, _check_sums, _check_batches, _check_cache):
+            with _explained(lm, law.__doc__ or ""):
+                law(lm, trial)
+        try:
+            lm.can_be_stepped = True
+            _try_steps(lm, trial)
+        except Exception as error:  # whatever a family does not take
+            lm.can_be_stepped = False
+            log.info("%s is run in whole rows, which takes longer: %s", lm.name, error)
+
+
+@contextmanager
+def _explained(lm: LanguageModel, law: str) -> Iterator[None]:
+    """Say of any error which family broke which law."""
+    try:
+        yield
+    except Exception as error:  # a family that is not as its line says can fail in any way
+        what = str(error) if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{lm.name} cannot be used: for the family {lm.architecture.model_type!r} as FAMILIES "
+            f"in kn_sweeps/models/architecture.py has it, this does not hold: {law} {what} (see "
+            "docs/adding.md)"
+        ) from error
+
+
+class _BrokenError(Exception):
+    """What does not hold."""
+
+
+def _rows(lm: LanguageModel) -> tuple[Ids, Ids]:
+    """Two rows of ordinary tokens."""
+    special = {*lm.tokenizer.all_special_ids, lm.model.config.pad_token_id}
+    count = max(lm.tokenizer.get_vocab().values()) + 1
+    step = max(1, count // (2 * _LONG + 1))
+    ordinary = [n for n in (*range(step, count, step), *range(count)) if n not in special]
+    if not ordinary:
+        raise ValueError(f"{lm.name}: its tokenizer has no ordinary token")
+    ids = (ordinary * (_LONG + _SHORT))[: _LONG + _SHORT]
+    return tuple(ids[:_LONG]), tuple(ids[_LONG:])
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of two vectors in the last dimension, as a share of their length."""
+    difference = (found.double() - expected.double()).norm(dim=-1)
+    length = expected.double().norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return float((difference / length).max())
+
+
+def _compare(lm: LanguageModel, found: Tensor, expected: Tensor, what: str) -> None:
+    """Allow for rounding only: half of the digits, which nothing wrong ever leaves."""
+    apart = _apart(found, expected)
+    if not apart <= 4 * torch.finfo(lm.model.dtype).eps ** 0.5:
+        raise _BrokenError(f"{what} differ by {apart:.2g} of their length")
+
+
+class _Call(NamedTuple):
+    """One call of an output projection: what it got and gave, and copies made at that moment."""
+
+    layer: int
+    given: Tensor
+    output: Tensor
+    given_then: Tensor
+    output_then: Tensor
+
+
+class _Trial:
+    """The model on both rows, in one padded batch.
+
+    Attributes:
+        long: The longer row.
+        short: The other.
+        hidden: Final hidden states.
+        logits: The model's own.
+        calls: Of the output projections of MLPs and attentions.
+        sums: By layer, what the norm behind the MLP's output gets, where there is one.
+        blocks: By layer, the block's output.
+    """
+
+    def __init__(self, lm: LanguageModel, long: Ids, short: Ids) -> None:
+        self.long, self.short = long, short
+        self.calls: dict[str, list[_Call]] = {"MLP": [], "attention": []}
+        self.sums: dict[int, Tensor] = {}
+        self.blocks: dict[int, Tensor] = {}
+        parts = lm.architecture
+        hidden: list[Tensor] = []
+        with ExitStack() as hooks:
+
+            def watch(module: nn.Module, hook: Callable[..., None]) -> None:
+                hooks.callback(module.register_forward_hook(hook).remove)
+
+            for layer, block in enumerate(parts.blocks):
+                watch(parts.mlp_output(layer), self._called("MLP", layer))
+                watch(parts.attention_output(layer), self._called("attention", layer))
+                watch(block, _kept(self.blocks, layer))
+                if (norm := parts.post_norm(layer)) is not None:
+                    handle = norm.register_forward_pre_hook(_kept_input(self.sums, layer))
+                    hooks.callback(handle.remove)
+            watch(parts.base, lambda _m, _args, output: hidden.append(output.last_hidden_state))
+            batch = lm.batch([long, short])
+            self.logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        (self.hidden,) = hidden
+
+    def _called(self, what: str, layer: int) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            call = _Call(layer, args[0], output, args[0].clone(), output.clone())
+            self.calls[what].append(call)
+
+        return hook
+
+
+def _kept(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        into[layer] = output if isinstance(output, Tensor) else output[0]
+
+    return hook
+
+
+def _kept_input(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        into[layer] = args[0]
+
+    return hook
+
+
+def _check_head(lm: LanguageModel, trial: _Trial) -> None:
+    """The head of final hidden states gives the model's own logits."""
+    _compare(lm, lm.architecture.head(trial.hidden), trial.logits, "Logits")
+
+
+def _check_projections(lm: LanguageModel, trial: _Trial) -> None:
+    """Each layer has output projections of its own, and hooks see what they put out."""
+    parts = lm.architecture
+    for what, module_of in (("MLP", parts.mlp_output), ("attention", parts.attention_output)):
+        _check_calls(what, [call.layer for call in trial.calls[what]], parts.layers)
+        weights = [module_of(layer).weight for layer in range(parts.layers)]
+        own = {weight.data_ptr() for weight in weights if isinstance(weight, Tensor)}
+        if len(own) < len(weights):
+            raise _BrokenError(f"Layers share the weights of their {what}'s output projection.")
+        for call in trial.calls[what]:
+            _check_call(lm, what, call)
+
+
+def _check_calls(what: str, called: list[int], layers: int) -> None:
+    for layer in range(layers):
+        if (times := called.count(layer)) != 1:
+            why = "layers of the model share it" if times > 1 else "it is computed elsewhere"
+            raise _BrokenError(
+                f"The {what}'s output projection of layer {layer} is run {times} times in one "
+                f"pass: {why}."
+            )
+    if called != sorted(called):
+        raise _BrokenError("The blocks are not run in their order.")
+
+
+def _check_call(lm: LanguageModel, what: str, call: _Call) -> None:
+    where = f"of the {what}'s output projection of layer {call.layer}"
+    if call.output.shape != (2, _LONG, lm.architecture.d_model) or call.given.shape[:2] != (
+        2,
+        _LONG,
+    ):
+        raise _BrokenError(
+            f"The input or output {where} has no place for each token of each row: shapes "
+            f"{tuple(call.given.shape)} and {tuple(call.output.shape)}."
+        )
+    for part, now, then in (
+        ("input", call.given, call.given_then),
+        ("output", call.output, call.output_then),
+    ):
+        if not torch.equal(now, then):
+            raise _BrokenError(
+                f"The {part} {where} is changed in place after it was computed, so that what is "
+                "recorded is something else."
+            )
+    if what == "MLP":
+        bias = lm.architecture.bias(call.layer)
+        expected = call.given @ lm.architecture.values(call.layer)
+        expected = expected if bias is None else expected + bias
+        _compare(lm, call.output, expected, f"The output {where} and W a + b")
+
+
+def _check_sums(lm: LanguageModel, trial: _Trial) -> None:
+    """A block puts out the sum of its MLP's output and what does not depend on it."""
+    layers = lm.architecture.layers
+    for layer in sorted({0, layers // 2, layers - 1}):
+        norm, block = lm.architecture.post_norm(layer), trial.blocks[layer]
+        mlp = trial.calls["MLP"][layer].output
+        without = (block if norm is None else trial.sums[layer]) - mlp
+        expected = without if norm is None else norm(without)
+        off = float((_silenced(lm, trial, layer) - expected).abs().max() / expected.abs().max())
+        if not off <= max(1e-4, 8 * torch.finfo(expected.dtype).eps):
+            raise _BrokenError(
+                f"Without its MLP's output block {layer} gives something else by {off:.2g}: "
+                "post_norm is wrong, or a norm or factor comes before the sum."
+            )
+
+
+class _Seen(BaseException):
+    """Ends a pass once a block's output is known."""
+
+
+def _silenced(lm: LanguageModel, trial: _Trial, layer: int) -> Tensor:
+    """The block's output where its MLP puts out nothing."""
+    found: dict[int, Tensor] = {}
+    keep = _kept(found, layer)
+
+    def stop(*call: Any) -> None:
+        keep(*call)
+        raise _Seen
+
+    with ExitStack() as hooks, suppress(_Seen):
+        mlp, block = lm.architecture.mlp_output(layer), lm.architecture.blocks[layer]
+        silence = mlp.register_forward_hook(lambda _m, _args, output: torch.zeros_like(output))
+        hooks.callback(silence.remove)
+        hooks.callback(block.register_forward_hook(stop).remove)
+        lm.hidden(lm.batch([trial.long, trial.short]))
+    return found[layer]
+
+
+def _check_batches(lm: LanguageModel, trial: _Trial) -> None:
+    """A row gives in a padded batch what it gives alone."""
+    alone = lm.hidden(lm.batch([trial.short]))[0]
+    _compare(lm, trial.hidden[1, :_SHORT], alone, "Final hidden states")
+
+
+def _check_cache(lm: LanguageModel, trial: _Trial) -> None:
+    """A row gives behind a cache of its first tokens what it gives whole."""
+    if lm.kind != "causal":
+        return
+    # Neither prompts nor what follows them are equally long, so that both are padded.
+    cuts = ((trial.long, 5, _LONG), (trial.short, 2, _SHORT - 1))
+    trunks = Trunks(lm, [(row[:cut], 0) for row, cut, _ in cuts], lambda _rows: nullcontext())
+    rests = [(n, row[cut:stop]) for n, (row, cut, stop) in enumerate(cuts)]
+    for n, found in enumerate(trunks.after(rests)):
+        _, cut, stop = cuts[n]
+        whole = lm.architecture.head(trial.hidden[n, cut:stop]).float().log_softmax(-1)
+        _compare(lm, found, whole, "Log-probabilities")
+
+
+def _try_steps(lm: LanguageModel, trial: _Trial) -> None:
+    """Raise anything unless stepping gives the model's own final hidden states."""
+    if lm.kind == "causal":
+        spans = [Span(trial.long, 3, _LONG - 3, 3), Span(trial.short, 1, _SHORT - 1, 1)]
+    else:
+        spans = [Span(trial.long, 3, _LONG, 3), Span(trial.short, 1, _SHORT, 2)]
+    recording = Recording(lm, spans, range(lm.architecture.layers))
+    middle = lm.architecture.layers // 2
+    everyone = torch.arange(len(spans), device=lm.device)
+    join = {middle: Join(everyone, recording.sums[middle])}
+    hidden = Pass(lm, recording, join, [0, 1]).hidden()
+    for n, row in enumerate(hidden):
+        span = spans[n % 2]
+        causal = lm.kind == "causal"
+        first, size = (span.first, span.size) if causal else (span.read, 1)
+        own = trial.hidden[n % 2, first : first + size]
+        _compare(lm, row[:size], own, "final hidden states of stepped and whole rows")
