@@ -174,12 +174,16 @@ def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
 
 
 def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
-    """How to launch, and a run's own config, in which `~` is the home directory."""
+    """How to launch, and a run's own config, in which `~` is the home directory.
+
+    What `compat` says counts where methods and metrics have taken it.
+    """
     from kn_sweeps.config import at_home, build
     from kn_sweeps.sweeps.plan import LAUNCH_KEYS, LaunchConfig
 
     options = build({k: v for k, v in config.items() if k in LAUNCH_KEYS}, LaunchConfig)
-    return options, at_home({k: v for k, v in config.items() if k not in LAUNCH_KEYS})
+    left = {*LAUNCH_KEYS, "compat"}
+    return options, at_home({k: v for k, v in config.items() if k not in left})
 
 
 @contextmanager
