@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def _finished(sweep: Path, run: PlannedRun, **facts: Any) -> None:
 def _status(sweep: Path, run: PlannedRun, **facts: Any) -> None:
     folder = sweep / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATUS).write_text(json.dumps({"updated": time.time() + 1} | facts))
+    launch = launches(sweep)[-1].id
+    (folder / STATUS).write_text(json.dumps({"launch": launch} | facts))
 
 
 def _launched(sweep: Path, tasks: list[list[PlannedRun]], **facts: Any) -> Launch:
@@ -80,7 +82,7 @@ def test_a_live_launch_keeps_its_runs_and_a_dead_one_does_not(tmp_path: Path) ->
     runs = planned(sweep, *SEEDS).runs
     first = _launched(sweep, [runs[:2], runs[2:4]])
     with first.at_work():
-        assert first.at_work_in() == os.getpid()
+        assert first.at_work_in() == (os.getpid(), socket.gethostname())
         now = planned(sweep, *SEEDS)
         assert [run.id for run in now.runs] == [run.id for run in runs[4:]]
         assert {one.why for one in now.skipped} == {f"waiting ({first.id})"}
@@ -103,8 +105,9 @@ def test_after_a_hard_death_the_tasks_unfinished_runs_go_alone(tmp_path: Path) -
     ]
     found = states(sweep, launches(sweep))
     assert [found[run.id].state for run in runs] == [
-        *("done", "lost", "lost", "failed", "lost", "lost"),
+        *("done", "lost", "waiting", "failed", "waiting", "waiting"),
     ]
+    assert [found[run.id].idle for run in runs] == [False, False, True, False, True, True]
 
 
 def test_every_wrong_config_is_named_and_nothing_is_planned(tmp_path: Path) -> None:
@@ -190,7 +193,7 @@ def test_the_end_is_expected_from_what_was_measured(tmp_path: Path) -> None:
     with first.at_work(), (sweep / runs[1].id / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = states(sweep, launches(sweep)).values()
-        expected = outlook(found, now)
+        expected = outlook(found)
     # 20 cases in 10 s: 5 s are left of the one that runs, and two take 10 s each.
     assert expected.seconds_left == pytest.approx(25)
     assert (expected.runs_done, expected.runs) == (1, 4)
