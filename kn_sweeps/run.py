@@ -43,7 +43,7 @@ from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import reported
 from kn_sweeps.provenance import Stages, environment
 from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
-from kn_sweeps.results import logged_otherwise, measured, metric_hashes, results_of
+from kn_sweeps.results import measured, metric_hashes, results_of, shown_otherwise
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def run(
         load: Loads the model; `models.loading.LastLoaded` where many runs share one.
         launched: When it was asked for: `rerun` computes again what is older, and goes on with
             what is not. None for now.
-        name: The overrides it was asked for by, for log lines and the tracker.
+        name: The overrides it was asked for by, for log lines.
 
     Raises:
         RunBusyError: If another process works on it.
@@ -98,21 +98,14 @@ def run(
         directory.forget_chunks(before=again_before)
         if directory.done(since=again_before):
             return _rescored(settings, config, directory)
-        headline = _headline(config, name)
-        log.info("run %s: %s", identity, headline)
+        log.info("run %s: %s", identity, _headline(config, name))
         with reported(directory.path) as progress:
             _write_config(directory.path / "config.yaml", config)
-            with settings.tracker.open(
-                identity, headline, settings.sweep, config, directory.path.parent
-            ) as report:
-
-                def told(done: int, total: int) -> None:
-                    progress.cases(done, total)
-                    report.progress(done, total)
-
-                loaded = partial(_loaded, load, weights)
-                summary = _compute(settings, config, directory, whole, fingerprint, loaded, told)
-                report.results(summary, directory.rows())
+            settings.tracker.follow(directory.path)
+            loaded = partial(_loaded, load, weights)
+            summary = _compute(
+                settings, config, directory, whole, fingerprint, loaded, progress.cases
+            )
         return Outcome(directory.path, summary, computed=True)
 
 
@@ -355,17 +348,20 @@ def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
 
 
 def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:
-    """A finished run; metrics it does not have yet are computed from its rows and added."""
+    """A finished run, with the metrics and the tracker that are asked for now.
+
+    Metrics it does not have yet are computed from its rows and added.
+    """
     summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
     known, wanted = summary["metric_configs"], metric_hashes(config)
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
     before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
     assert isinstance(before, dict)
-    if logged_otherwise({str(k): v for k, v in before.items()}, config):
-        log.info(
-            "it had another tracker: nothing is logged anew (rerun=true computes and logs again)"
-        )
+    settings.tracker.follow(directory.path)
+    if shown_otherwise({str(k): v for k, v in before.items()}, config):
+        before["tracker"] = config["tracker"]
+        _write_config(directory.path / "config.yaml", {str(k): v for k, v in before.items()})
     if new:
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics

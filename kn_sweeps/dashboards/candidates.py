@@ -12,8 +12,7 @@ from kn_sweeps.dashboards.wandb import Place
 from kn_sweeps.naming import names
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import FOLDER, launches
-
-PROJECT = "kn_sweeps"
+from kn_sweeps.tracking import WandB
 
 
 def find_folder(name: str) -> Path:
@@ -92,7 +91,7 @@ class Sweep:
 
     def _place(self, tracker: Mapping[str, Any]) -> Place:
         return Place(
-            project=self._project or tracker.get("project") or PROJECT,
+            project=self._project or tracker.get("project") or WandB.project,
             entity=self._entity or tracker.get("entity"),
             tags=tuple(tracker.get("tags") or ()),
             sample_rows=tracker.get("sample_rows", Place.sample_rows),

@@ -162,5 +162,7 @@ def assert_summary(run: Run, summary: dict[str, Any]) -> None:
 
 
 def _plain(config: Any) -> Any:
-    """A config as JSON has it without nulls' keys, which the client keeps as they are."""
-    return json.loads(json.dumps(config))
+    """A config without empty mappings, which the client leaves out."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _plain(value) for key, value in config.items() if value != {}}
