@@ -20,6 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from analysis.table import find_runs
+from kn_sweeps.files import user_path
 from kn_sweeps.tracking import WandB
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def find_folder(sweep: str) -> Path:
     Raises:
         ValueError: If there is none.
     """
-    places = [Path(sweep), Path("results") / sweep]
+    places = [user_path(sweep), Path("results") / sweep]
     for place in places:
         if place.is_dir():
             return place

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.integrity import read_sealed
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.mistakes import did_you_mean
 
@@ -53,12 +54,9 @@ def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary of a run; None where it is not finished."""
     try:
-        summary: dict[str, Any] = json.loads(
-            (directory / "summary.json").read_text(encoding="utf-8")
-        )
+        return read_sealed(directory / "summary.json")
     except FileNotFoundError:
         return None
-    return summary
 
 
 def objective(summary: Mapping[str, Any], names: str | tuple[str, ...]) -> float | list[float]:

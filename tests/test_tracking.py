@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_costs_some_seconds_a_warning_and_no_row(
 ) -> None:
     done, without = launched(wandb_server, tmp_path / "none", "tracker=none")
     assert done.returncode == 0
-    for number, fault in enumerate(("hang", 500, "drop", 401)):
+    for number, fault in enumerate(("hang", 401)):
         wandb_server.fails("", fault)
         results = tmp_path / str(number)
         done, took = launched(wandb_server, results, "tracker.mode=online")

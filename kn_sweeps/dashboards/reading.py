@@ -6,7 +6,6 @@ Neither torch nor a dashboard's client is imported: this runs beside runs and on
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import yaml
 
 from kn_sweeps.files import is_held
 from kn_sweeps.history import HISTORY, Step, read_history
+from kn_sweeps.integrity import read_sealed
 from kn_sweeps.progress import STATUS
 
 if TYPE_CHECKING:
@@ -196,12 +196,9 @@ def _json(path: Path) -> dict[str, Any]:
     """A JSON file; empty if it is not there.
 
     Raises:
-        ValueError: If it is and cannot be read.
+        DamagedError: If it is and is not what was written.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_sealed(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}

@@ -41,6 +41,7 @@ class LaunchConfig:
         pack_by: Runs of one task agree in these keys of the config.
         objective: The metric that a run returns to the sweeper, negated where a `-` stands before
             it; or several. Null where the sweeper does not ask.
+        trust_writers: Launch though others may write to the results folder, and so run code as you.
     """
 
     dry_run: bool = False
@@ -49,6 +50,7 @@ class LaunchConfig:
     runs_per_task: int | None = None
     pack_by: tuple[str, ...] = ("model", "dtype")
     objective: str | tuple[str, ...] | None = None
+    trust_writers: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -82,6 +84,7 @@ class Plan:
         arrays: How tasks are submitted.
         skipped: What is not launched.
         rescored: Finished runs that lack a metric or have another tracker than is asked for.
+        begun: How many of the runs to do go on where they stopped.
     """
 
     sweep: Path
@@ -90,6 +93,7 @@ class Plan:
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
     rescored: tuple[PlannedRun, ...]
+    begun: int = 0
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -104,6 +108,8 @@ class Plan:
         """
         why = Counter(skipped.why.split(" (")[0] for skipped in self.skipped)
         counts = [f"{len(self.runs)} to do", *(f"{n} {reason}" for reason, n in why.items())]
+        if self.begun:
+            counts[0] += f" ({self.begun} of them go on where they stopped)"
         if self.rescored:
             counts.append(f"{len(self.rescored)} to get new metrics or another tracker")
         total = len(self.runs) + len(self.skipped)
@@ -149,7 +155,8 @@ def plan(
     rescored: list[PlannedRun] = []
     seen: set[str] = set()
     for run in runs:
-        why = "the same as another" if run.id in seen else _skip(sweep, run, known.get(run.id))
+        twice = run.id in seen
+        why = "the same as another" if twice else _skip(sweep, run, known.get(run.id), options)
         seen.add(run.id)
         if why is None:
             todo.append(run)
@@ -171,20 +178,26 @@ def plan(
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
+        sum(RunDirectory(sweep / run.id).begun() for run in todo if not run.config["rerun"]),
     )
 
 
 _DONE = "done"
 
 
-def _skip(sweep: Path, run: PlannedRun, state: RunState | None) -> str | None:
+def _skip(
+    sweep: Path, run: PlannedRun, state: RunState | None, options: LaunchConfig
+) -> str | None:
     """Why a run is not launched; None if it is."""
     if state is not None and not state.unfinished and state.state != _DONE:
-        return f"{state.state} ({state.job or state.launch.id})"
+        held = f", {state.reason}" if state.reason else ""
+        return f"{state.state} ({state.job or state.launch.id}{held})"
     directory = RunDirectory(sweep / run.id)
     if directory.busy():
         return "running"
-    return _DONE if directory.done() and not run.config["rerun"] else None
+    if run.config["rerun"] or not directory.done():
+        return None
+    return _DONE if directory.whole(thorough=False, aside=not options.dry_run) else None
 
 
 def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
@@ -197,8 +210,7 @@ def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
 
 
 def _lacks_metrics(sweep: Path, run: PlannedRun) -> bool:
-    summary = json.loads(RunDirectory(sweep / run.id).summary_path.read_text(encoding="utf-8"))
-    known = summary["metric_configs"]
+    known = RunDirectory(sweep / run.id).summary()["metric_configs"]
     return any(known.get(name) != wanted for name, wanted in metric_hashes(run.config).items())
 
 
