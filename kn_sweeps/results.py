@@ -39,18 +39,16 @@ def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def logged_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a config wants a run logged where another one, by which it was done, did not.
+def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run shown otherwise than another one, by which it was done.
 
     Args:
         before: That other config.
         now: The config.
     """
-    tracker = now["tracker"]
-    if tracker["_target_"].endswith(".NoTracker") or tracker.get("mode") == "disabled":
+    if now["tracker"]["_target_"].endswith(".NoTracker"):
         return False
-    keys = ("_target_", "mode", "project", "entity")
-    return any(before["tracker"].get(key) != tracker.get(key) for key in keys)
+    return bool(before["tracker"] != now["tracker"])
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:

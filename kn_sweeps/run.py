@@ -35,13 +35,14 @@ from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounde
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import Model, load_model
+from kn_sweeps.naming import module_name
 from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
 from kn_sweeps.provenance import Stages, code, commit, environment
 from kn_sweeps.regimes import STEP_S
-from kn_sweeps.results import logged_otherwise, measured, metric_hashes, results_of
-from kn_sweeps.steps import Job, edit_and_evaluate, headline_of, module_name
+from kn_sweeps.results import measured, metric_hashes, results_of, shown_otherwise
+from kn_sweeps.steps import Job, edit_and_evaluate, headline_of
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def run(
         load: Loads the model; `models.loading.LastLoaded` where many runs share one.
         launch: The id of the launch that asked for it: `rerun` computes again what an earlier one
             did, and goes on with what this one or a later one began. None for one from here.
-        name: The overrides it was asked for by, for log lines and the tracker.
+        name: The overrides it was asked for by, for log lines.
         planned: The run id it was planned as.
         step_s: Seconds a step should take at most.
 
@@ -111,22 +112,12 @@ def run(
         fresh = settings.rerun and since is None
         if not fresh and directory.done(since) and directory.whole(thorough=True):
             return _rescored(settings, config, directory, by)
-        headline = headline_of(config, name)
-        log.info("run %s: %s", identity, headline)
+        log.info("run %s: %s", identity, headline_of(config, name))
         with reported(directory.path, by["launch"]) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
-            with settings.tracker.open(
-                identity, headline, settings.sweep, config, directory.path.parent
-            ) as report:
-
-                def told(done: int, total: int) -> None:
-                    progress.cases(done, total)
-                    report.progress(done, total)
-
-                job = Job(settings, config, directory, by, told, step_s)
-                loaded = partial(_loaded, load, weights)
-                summary = _compute(job, whole, fingerprint, loaded)
-                report.results(summary, directory.rows())
+            settings.tracker.follow(directory.path)
+            job = Job(settings, config, directory, by, progress.cases, step_s)
+            summary = _compute(job, whole, fingerprint, partial(_loaded, load, weights))
         return Outcome(directory.path, summary, computed=True)
 
 
@@ -314,16 +305,19 @@ def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
 def _rescored(
     settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory, by: Mapping[str, Any]
 ) -> Outcome:
-    """A finished run; metrics it does not have yet are computed from its rows and added."""
+    """A finished run, with the metrics and the tracker that are asked for now.
+
+    Metrics it does not have yet are computed from its rows and added.
+    """
     summary = directory.summary()
     known, wanted = summary["metric_configs"], metric_hashes(config)
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
     before = _config_of(directory, config)
-    if logged_otherwise(before, config):
-        log.info(
-            "it had another tracker: nothing is logged anew (rerun=true computes and logs again)"
-        )
+    settings.tracker.follow(directory.path)
+    if shown_otherwise(before, config):
+        before["tracker"] = config["tracker"]
+        _write_config(directory.path / "config.yaml", before)
     if new:
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics

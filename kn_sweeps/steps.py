@@ -21,6 +21,7 @@ from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING, Method, Plan
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.naming import headline
 from kn_sweeps.regimes import Record, Steps, after_all, scored, scored_after_all
 from kn_sweeps.store import RunDirectory
 
@@ -157,15 +158,5 @@ def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
 
 def headline_of(config: Mapping[str, Any], name: str) -> str:
     """Model, dataset and method, and what else the run was asked for by."""
-    known = [
-        config["model"]["label"],
-        module_name(config["dataset"]),
-        module_name(config["method"]),
-    ]
     others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", name).strip()
-    return " ".join([*known, *([others] if others else [])])
-
-
-def module_name(node: Mapping[str, Any]) -> str:
-    """The short name of a config node: its class's module, which its YAML file shares."""
-    return str(node["_target_"]).split(".")[-2]
+    return " ".join([headline(config), *([others] if others else [])])

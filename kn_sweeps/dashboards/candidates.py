@@ -9,11 +9,12 @@ from typing import Any
 from kn_sweeps.dashboards.publisher import Candidate
 from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
 from kn_sweeps.dashboards.wandb import Place
+from kn_sweeps.files import user_path
 from kn_sweeps.naming import names
+from kn_sweeps.progress import LAUNCHES
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import FOLDER, launches
-
-PROJECT = "kn_sweeps"
+from kn_sweeps.sweeps.launches import launches
+from kn_sweeps.tracking import WandB
 
 
 def find_folder(name: str) -> Path:
@@ -22,9 +23,9 @@ def find_folder(name: str) -> Path:
     Raises:
         ValueError: If there is none with runs.
     """
-    places = [Path(name), Path("results") / name]
+    places = [user_path(name), Path("results") / name]
     for place in places:
-        if (place / FOLDER).is_dir() or run_directories(place):
+        if (place / LAUNCHES).is_dir() or run_directories(place):
             return place
     there = sorted({path.parent.parent.name for path in Path("results").glob("*/*/config.yaml")})
     known = f"; results has {', '.join(there)}" if there else ""
@@ -92,7 +93,7 @@ class Sweep:
 
     def _place(self, tracker: Mapping[str, Any]) -> Place:
         return Place(
-            project=self._project or tracker.get("project") or PROJECT,
+            project=self._project or tracker.get("project") or WandB.project,
             entity=self._entity or tracker.get("entity"),
             tags=tuple(tracker.get("tags") or ()),
             sample_rows=tracker.get("sample_rows", Place.sample_rows),

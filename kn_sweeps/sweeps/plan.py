@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
+from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model, UnreachableError
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.results import logged_otherwise, metric_hashes
+from kn_sweeps.results import metric_hashes, shown_otherwise
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import FAILED, RunState, states
@@ -82,8 +83,7 @@ class Plan:
         tasks: The runs to do, packed.
         arrays: How tasks are submitted.
         skipped: What is not launched.
-        rescored: Finished runs that lack a metric that is asked for.
-        unlogged: How many finished runs were logged elsewhere than is asked for.
+        rescored: Finished runs that lack a metric or have another tracker than is asked for.
         begun: How many of the runs to do go on where they stopped.
     """
 
@@ -93,7 +93,6 @@ class Plan:
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
     rescored: tuple[PlannedRun, ...]
-    unlogged: int = 0
     begun: int = 0
 
     @property
@@ -112,14 +111,9 @@ class Plan:
         if self.begun:
             counts[0] += f" ({self.begun} of them go on where they stopped)"
         if self.rescored:
-            counts.append(f"{len(self.rescored)} to be scored by new metrics")
+            counts.append(f"{len(self.rescored)} to get new metrics or another tracker")
         total = len(self.runs) + len(self.skipped)
         yield f"sweep {self.sweep.name}: {_many(total, 'run')}: {', '.join(counts)}"
-        if self.unlogged:
-            yield (
-                f"{_many(self.unlogged, 'finished run')} had another tracker: nothing is logged "
-                "anew (rerun=true computes and logs again)"
-            )
         if self.arrays:
             yield (
                 f"{_many(len(self.tasks), 'task')} in {_many(len(self.arrays), 'job array')}: "
@@ -168,14 +162,8 @@ def plan(
             todo.append(run)
             continue
         skipped.append(Skipped(run, why))
-        if why == _DONE and _lacks_metrics(sweep, run):
+        if why == _DONE and (_lacks_metrics(sweep, run) or _shown_otherwise(sweep, run)):
             rescored.append(run)
-    unlogged = sum(
-        one.why == _DONE
-        and one.run.id in known
-        and logged_otherwise(known[one.run.id].run.config, one.run.config)
-        for one in skipped
-    )
     died = _died_hard(known)
     alone = [run for run in todo if run.id in died]
     # What failed before goes last, where it harms no other.
@@ -190,7 +178,6 @@ def plan(
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
-        unlogged,
         sum(RunDirectory(sweep / run.id).begun() for run in todo if not run.config["rerun"]),
     )
 
@@ -211,6 +198,15 @@ def _skip(
     if run.config["rerun"] or not directory.done():
         return None
     return _DONE if directory.whole(thorough=False, aside=not options.dry_run) else None
+
+
+def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
+    """Whether a finished run is to have another tracker."""
+    try:
+        before = read_config(sweep / run.id)
+    except ValueError:
+        return False
+    return "tracker" in before and shown_otherwise(before, run.config)
 
 
 def _lacks_metrics(sweep: Path, run: PlannedRun) -> bool:

@@ -138,8 +138,8 @@ def test_the_tables_and_figures_that_the_runs_logged_are_shown(
     for grid in (replaced, erased, saved["workspace"]):
         text = json.dumps(grid)
         assert all(f'"{name}"' in text for name in ("metrics", "examples", "headline"))
-    assert "neurons_by_layer" in json.dumps(erased)
-    assert "neurons_by_layer" not in json.dumps(replaced), "no run of it located neurons"
+    assert "located_by_layer" in json.dumps(erased)
+    assert "located_by_layer" not in json.dumps(replaced), "no run of it located neurons"
 
 
 def test_panels_of_a_grid_do_not_overlap(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,7 +218,7 @@ def test_a_very_long_name_is_cut_to_what_wandb_takes(
     ("tracker", "message"),
     [
         ({"project": "kn", "entity": None}, "give the team or user with --entity NAME"),
-        ({"_target_": "kn_sweeps.tracking.NoTracker"}, "no run reported to W&B"),
+        ({"_target_": "kn_sweeps.tracking.NoTracker"}, "give the team or user with --entity NAME"),
         ({"project": "other", "entity": "lab"}, "more than one project: kn, other; choose"),
         ({"project": "kn", "entity": "us"}, "more than one entity: lab, us; choose"),
     ],

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from kn_sweeps.dashboards.reading import EXAMPLE_COLUMNS, PARTS
+from kn_sweeps.integrity import read_sealed
 from tests.servers.wandb import Run, WandbServer
 
 WANDB = {
@@ -139,8 +140,7 @@ def assert_run(run: Run, directory: Path) -> None:
     ]
     assert logged == [(one["done"], one["done"], one["at"]) for one in expected]
     if done:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        assert_summary(run, summary)
+        assert_summary(run, read_sealed(directory / "summary.json"))
 
 
 def assert_summary(run: Run, summary: dict[str, Any]) -> None:
@@ -162,5 +162,7 @@ def assert_summary(run: Run, summary: dict[str, Any]) -> None:
 
 
 def _plain(config: Any) -> Any:
-    """A config as JSON has it without nulls' keys, which the client keeps as they are."""
-    return json.loads(json.dumps(config))
+    """A config without empty mappings, which the client leaves out."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _plain(value) for key, value in config.items() if value != {}}

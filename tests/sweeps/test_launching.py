@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from analysis.table import find_runs
-from kn_sweeps import interruption, regimes, status, sync
+from kn_sweeps import interruption, regimes, status
 from kn_sweeps.interruption import Interrupted
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.models.loading import Bundled, LastLoaded
@@ -311,30 +310,6 @@ def test_status_shows_counts_errors_and_what_was_mistyped(
     assert "nothing to retry" in capsys.readouterr().out
     assert status.main(["cancel", str(tmp_path / "s")]) == 0
     assert "told to stop: 0" in capsys.readouterr().out
-
-
-def test_offline_logs_are_uploaded_once_and_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = tmp_path / "s"
-    (sweep / "launches").mkdir(parents=True)
-    names = [f"offline-run-2026112{n}_120000-{run}" for n, run in enumerate("abac")]
-    for name in names:
-        (sweep / "wandb" / name).mkdir(parents=True)
-    (sweep / "wandb" / names[1] / "run-b.wandb.synced").touch()
-    (sweep / "c").mkdir()
-    told: list[list[str]] = []
-
-    def fake(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        told.append([Path(path).name for path in command if "offline-run" in path])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", fake)
-    with (sweep / "c" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sync.main([str(sweep)]) == 0
-    assert told == [[names[0], names[2]]]
-    assert "1 runs are still being written" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -66,7 +66,8 @@ def test_done_runs_and_repetitions_are_skipped(tmp_path: Path) -> None:
         (runs[0].id, "the same as another"),
     ]
     assert next(again.lines(whole=False)) == (
-        "sweep s: 7 runs: 5 to do, 1 done, 1 the same as another, 1 to be scored by new metrics"
+        "sweep s: 7 runs: 5 to do, 1 done, 1 the same as another, "
+        "1 to get new metrics or another tracker"
     )
 
 
