@@ -57,7 +57,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     assert names == {
         *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
         *("attributions.safetensors", "edits.safetensors", "contexts.json", "run.log"),
-        "status.json",
+        *("status.json", "progress.jsonl"),
     }
     summary = json.loads((outcome.directory / "summary.json").read_text())
     assert summary["run_id"] == outcome.directory.name
