@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-NAMES = ("attributions", "data", "models", "second_moments")
+NAMES = ("attributions", "data", "hashes", "models", "second_moments")
 
 
 def cache_directory(name: str) -> Path:

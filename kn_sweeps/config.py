@@ -22,7 +22,8 @@ from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.mistakes import did_you_mean
-from kn_sweeps.models.loading import DType, Model
+from kn_sweeps.models.checkpoints import DType
+from kn_sweeps.models.loading import Model
 from kn_sweeps.tracking import Tracker
 
 Regime = Literal["single", "batch", "sequential"]

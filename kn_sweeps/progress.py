@@ -2,6 +2,7 @@
 
     state       running, done, failed, timed out, preempted, cancelled
     done total  cases
+    within      how far those are that come next, in words; empty between them
     began       when this process took the run up, and `done_before`, what was there by then
     updated     when this was written (seconds since 1970, as all times)
     where       host, process, and the job of a cluster
@@ -48,7 +49,11 @@ class Progress:
         """Tell how many cases are done."""
         before = self._record.get("done_before", done)
         note_step(self._path.parent, done, total)
-        self.now(done=done, total=total, done_before=before)
+        self.now(done=done, total=total, done_before=before, within="")
+
+    def within(self, text: str) -> None:
+        """Tell how far what is not done yet is."""
+        self.now(within=text)
 
     def now(self, **facts: Any) -> None:
         """Replace some facts."""

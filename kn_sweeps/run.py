@@ -32,9 +32,10 @@ from kn_sweeps.files import write_json, write_text
 from kn_sweeps.integrity import DamagedError, quarantined
 from kn_sweeps.interruption import check
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
-from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.models.loading import Model, load_model
+from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
 from kn_sweeps.provenance import Stages, code, commit, environment
@@ -112,7 +113,7 @@ def run(
             return _rescored(settings, config, directory, by)
         headline = headline_of(config, name)
         log.info("run %s: %s", identity, headline)
-        with reported(directory.path, by["launch"]) as progress:
+        with reported(directory.path, by["launch"]) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
             with settings.tracker.open(
                 identity, headline, settings.sweep, config, directory.path.parent
@@ -162,6 +163,7 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
+        job.told(0, len(cases))
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
     provenance = {
         **_code(directory),

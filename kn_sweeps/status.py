@@ -31,6 +31,7 @@ from rich.text import Text
 
 from kn_sweeps.files import about_files, holder
 from kn_sweeps.interruption import STOPPED, Interrupted, listening
+from kn_sweeps.pace import pace
 from kn_sweeps.progress import FAILED, LAUNCHES
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import Launch, launches, place_of
@@ -125,7 +126,7 @@ def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
             _cases(one),
             _rate(one),
             one.job or str(one.status.get("where", {}).get("job") or "-"),
-            Text.assemble(one.run.name, ("  " + _what(one), "red")),
+            Text.assemble(one.run.name, ("  " + _what(one), "red"), ("  " + _within(one), "dim")),
         )
     rest = len(rows) - len(rows[:limit])
     return [table, *([Text(f"and {rest} more")] if rest else [])]
@@ -162,6 +163,10 @@ def _task_logs(one: RunState, suffix: str) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
+def _within(one: RunState) -> str:
+    return str(one.status.get("within", "")) if one.state == RUNNING else ""
+
+
 def _cases(one: RunState) -> str:
     return f"{one.status['done']}/{one.status['total']}" if "total" in one.status else "-"
 
@@ -170,7 +175,7 @@ def _rate(one: RunState) -> str:
     speed = rate(one) if one.state == RUNNING else None
     if speed is None:
         return "-"
-    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+    return pace(speed)
 
 
 def _end(found: Sequence[RunState]) -> Text:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
+from kn_sweeps.counting import counted
 from kn_sweeps.edits import Edit
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
@@ -79,7 +80,7 @@ def edit_and_evaluate(
             bar.update(len(step))
             job.told(todo.taken, len(cases))
     if regime == "sequential":
-        for rest in after_all(method, cases, earlier):
+        for rest in counted(after_all(method, cases, earlier), "round after all edits"):
             if directory.chunk(number) is None:
                 compute = partial(_after_all, lm, method, rest, earlier)
                 _add_chunk(job, number, (len(cases), rest), lm, compute, {})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kn_sweeps.attribution.integrand import Measure, Whole
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
+from kn_sweeps.counting import counted
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
@@ -72,7 +73,7 @@ def _plain(
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
     nodes = torch.ones(lm.architecture.layers, dtype=torch.long)
     found: dict[int, Attribution] = {}
-    for group in groups(prompts, max_rows):
+    for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         whole = integrand_of(lm, [prompts[i] for i in group], measure).whole
         for n, i in enumerate(group):
             found[i] = Attribution(

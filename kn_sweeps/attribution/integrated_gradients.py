@@ -23,7 +23,7 @@ from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure, Point
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
-from kn_sweeps.interruption import check
+from kn_sweeps.counting import counted, counting
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32, in_double
 from kn_sweeps.models.tokenization import Encoded
@@ -100,7 +100,7 @@ def integrated_gradients(
     """
     quadrature = quadrature or Quadrature()
     results: dict[int, Attribution] = {}
-    for group in groups(prompts, max_rows):
+    for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         members = [prompts[i] for i in group]
         found = _integrate(lm, members, quadrature, measure, max_rows)
         results |= dict(zip(group, found, strict=True))
@@ -189,14 +189,15 @@ def _taken(
     # A path that was refined before may ask again, and the lowest layers do most of that: they go
     # first, and what can wait fills the passes.
     urgent = sorted(paths, key=lambda cell: cell[1])
-    while points := [
-        Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
-    ]:
-        check()
-        rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
-        points = points[: max(1, sum(total < max_rows for total in rows))]
-        _tell(lm, integrand, paths, points, *integrand.at(points))
-        urgent.sort(key=lambda cell: -paths[cell].nodes)
+    with counting("layer of a prompt", len(cells)) as tell:
+        while points := [
+            Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
+        ]:
+            tell(len(cells) - len({(point.prompt, point.layer) for point in points}))
+            rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
+            points = points[: max(1, sum(total < max_rows for total in rows))]
+            _tell(lm, integrand, paths, points, *integrand.at(points))
+            urgent.sort(key=lambda cell: -paths[cell].nodes)
     return paths
 
 

@@ -22,12 +22,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from kn_sweeps.caching import cache_directory
+from kn_sweeps.counting import counting
 from kn_sweeps.data.texts import texts_of
 from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
-from kn_sweeps.interruption import check
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.progress import kept
@@ -167,12 +166,12 @@ def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> d
     start = next(iter(sums.values())).texts
     log.info("second moments of layers %s over %s", list(layers), source.name)
     texts = itertools.islice(texts_of(source.name), start, source.samples)
-    bar = tqdm(total=source.samples, initial=start, unit="text", desc="second moment", disable=None)
-    with bar:
+    wanted = None if source.samples is None else source.samples - start
+    with counting("text", wanted) as tell:
+        read = start
         for chunk in _chunks(texts, lm.batch_size):
-            check()
+            tell(read - start)
             _add(lm, chunk, source.max_tokens, sums)
-            bar.update(len(chunk))
             read = next(iter(sums.values())).texts
             if read // _SAVE_EVERY > (read - len(chunk)) // _SAVE_EVERY:
                 _save_all(lm, source, sums)

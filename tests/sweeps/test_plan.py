@@ -18,6 +18,7 @@ from kn_sweeps.progress import STATUS
 from kn_sweeps.sweeps.launches import Launch, PlannedRun, launches
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, arrays, packed, plan
 from kn_sweeps.sweeps.states import outlook, states
+from tests.models.folders import configure, folder
 from tests.test_config import composed
 
 
@@ -203,3 +204,39 @@ def test_nothing_measured_nothing_expected(tmp_path: Path) -> None:
     first = _launched(sweep, [planned(sweep, *SEEDS[:2]).runs])
     with first.at_work():
         assert outlook(states(sweep, launches(sweep)).values()).seconds_left is None
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("method=rome", "method.layer=99"),
+        ("method=memit", "method.layers=[1,99]"),
+        ("method=random", "method@method.of=ft", "method.of.layer=99"),
+    ],
+)
+def test_layers_that_do_not_exist_are_refused_when_planning(
+    tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"layers?=99: model tiny_gpt2 has no such layer; .* 0 to"):
+        planned(tmp_path / "s", named)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_unknown_family_is_called_that_when_planning_also_dry(
+    tmp_path: Path, dry_run: bool
+) -> None:
+    at = folder(tmp_path / "m")
+    configure(at, model_type="t5")
+    named = ("model=gpt2", f"model.name={at}", "method=none")
+    with pytest.raises(ValueError, match="family 't5' is not known"):
+        planned(tmp_path / "s", named, options=LaunchConfig(dry_run=dry_run))
+
+
+def test_a_hub_that_cannot_be_asked_is_refused_unless_dry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = ("model=gpt2", "model.name=nobody/nothing", "method=none")
+    with pytest.raises(ValueError, match=r"model\.name=/path/to/folder"):
+        planned(tmp_path / "s", named)
+    assert len(planned(tmp_path / "s", named, options=LaunchConfig(dry_run=True)).runs) == 1
+    assert "ids of its runs are not final" in caplog.text
