@@ -22,7 +22,7 @@ from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import Drawing
 from analysis.table import number
-from kn_sweeps.files import write_atomically, write_text
+from kn_sweeps.files import user_path, write_atomically, write_text
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 NUMBERS = {"value", "low", "high"}
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.figures", description="Draw the figures of a sweep."
     )
-    parser.add_argument("sweep", type=Path, help="a sweep's folder, results/SWEEP")
+    parser.add_argument("sweep", type=user_path, help="a sweep's folder, results/SWEEP")
     parser.add_argument("--latex", action="store_true", help="write LaTeX tables too")
     args = parser.parse_args(arguments)
     if not _report(args.sweep, latex=args.latex):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis.reporting.page import page
 from analysis.runs import finished_runs
-from kn_sweeps.files import about_files, write_text
+from kn_sweeps.files import about_files, user_path, write_text
 
 
 def write(sweep: Path, out: Path) -> None:
@@ -47,8 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report", description="Write the report of a sweep as HTML."
     )
-    parser.add_argument("sweep", type=Path, help="a sweep's folder, results/SWEEP, or its name")
-    parser.add_argument("--out", type=Path, help="the file to write (default: SWEEP/report.html)")
+    parser.add_argument(
+        "sweep", type=user_path, help="a sweep's folder, results/SWEEP, or its name"
+    )
+    parser.add_argument(
+        "--out", type=user_path, help="the file to write (default: SWEEP/report.html)"
+    )
     chosen = parser.parse_args(arguments)
     named = Path("results") / chosen.sweep
     sweep = named if not chosen.sweep.is_dir() and named.is_dir() else chosen.sweep

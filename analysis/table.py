@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
-from kn_sweeps.files import write_text
+from kn_sweeps.files import user_path, write_text
 
 Summary = dict[str, Any]
 
@@ -289,9 +289,9 @@ def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m analysis.table", description="One row a run.")
-    parser.add_argument("results", type=Path, help="folder with finished runs at any depth")
+    parser.add_argument("results", type=user_path, help="folder with finished runs at any depth")
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
-    parser.add_argument("--out", type=Path, help="where the table files go (default: RESULTS)")
+    parser.add_argument("--out", type=user_path, help="where the table files go (default: RESULTS)")
     parser.add_argument("--metrics", help="metrics to show, separated by commas")
     return parser.parse_args(arguments)
 

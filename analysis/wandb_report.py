@@ -20,6 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from analysis.table import find_runs
+from kn_sweeps.files import user_path
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
@@ -39,7 +40,7 @@ def find_folder(sweep: str) -> Path:
     Raises:
         ValueError: If there is none.
     """
-    places = [Path(sweep), Path("results") / sweep]
+    places = [user_path(sweep), Path("results") / sweep]
     for place in places:
         if place.is_dir():
             return place

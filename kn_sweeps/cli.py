@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kn_sweeps.files import about_files
+from kn_sweeps.files import about_files, user_path
 from kn_sweeps.interruption import Interrupted, listening
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.provenance import commit
@@ -202,6 +202,8 @@ def main() -> None:
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        with _explained():
+            sys.argv[1:] = [_at_home(one) for one in sys.argv[1:]]
         with listening():
             _launch()
     except RunFailed:
@@ -215,6 +217,11 @@ def main() -> None:
     except (KeyboardInterrupt, Interrupted) as error:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(128 + (SIGTERM if isinstance(error, Interrupted) else SIGINT))
+
+
+def _at_home(argument: str) -> str:
+    """An override with `~` spelled out, which Hydra's grammar does not take; config files can."""
+    return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
 def explain(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import torch
 from omegaconf import OmegaConf
 
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.files import write_json
+from kn_sweeps.files import user_path, write_json
 from kn_sweeps.interventions import merge
 from kn_sweeps.regimes import in_effect
 from kn_sweeps.store import RunDirectory
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m kn_sweeps.export", description="Write an edited model as a checkpoint."
     )
-    parser.add_argument("run", type=Path, help="a finished run's folder, results/SWEEP/RUN")
+    parser.add_argument("run", type=user_path, help="a finished run's folder, results/SWEEP/RUN")
     parser.add_argument("case", help="a case's id, as in the column `case` of rows.parquet")
-    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("out", type=user_path, help="a new folder")
     chosen = parser.parse_args(arguments)
     try:
         export(chosen.run, chosen.case, chosen.out)

@@ -27,6 +27,18 @@ _SAY_EVERY = 1200
 """Attempts between two words that a lock is waited for: once a minute."""
 
 
+def user_path(text: str) -> Path:
+    """A path as people write it, `~` for the home directory.
+
+    Raises:
+        ValueError: If it begins with the `~` of a user that does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no such home directory") from None
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then rename it: `path` is whole or untouched.
 

@@ -4,6 +4,7 @@
     python -m kn_sweeps.status cancel SWEEP     stop what waits or runs; what is there stays
     python -m kn_sweeps.status retry SWEEP      launch what is not finished, as it was launched
     python -m kn_sweeps.status logs SWEEP RUN   where a run logs, and the ends of its logs
+    python -m kn_sweeps.status forget SWEEP     forget the failed runs, such as those of typos
 
 SWEEP is its folder, results/NAME, or the name alone.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -29,12 +31,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kn_sweeps.files import about_files, holder
+from kn_sweeps.files import about_files, holder, user_path
 from kn_sweeps.interruption import STOPPED, Interrupted, listening
 from kn_sweeps.pace import pace
 from kn_sweeps.progress import FAILED, LAUNCHES
+from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, launches, place_of
+from kn_sweeps.sweeps.launches import Launch, forget_runs, launches, place_of, planning
 from kn_sweeps.sweeps.states import (
     DONE,
     LOST,
@@ -47,7 +50,7 @@ from kn_sweeps.sweeps.states import (
     states,
 )
 
-COMMANDS = ("show", "cancel", "retry", "logs")
+COMMANDS = ("show", "cancel", "retry", "logs", "forget")
 _COLOURS = {
     RUNNING: "cyan",
     DONE: "green",
@@ -67,7 +70,7 @@ def find_sweep(name: str) -> Path:
     Raises:
         ValueError: If nothing was launched there.
     """
-    places = [Path(name), Path("results") / name]
+    places = [user_path(name), Path("results") / name]
     for place in places:
         if (place / LAUNCHES).is_dir():
             return place
@@ -241,6 +244,25 @@ def retry(sweep: Path, *, trust_writers: bool = False) -> None:
     again(unfinished, trust_writers=trust_writers)
 
 
+def forget(sweep: Path) -> int:
+    """Forget the failed runs: they are shown and retried no more, unless launched again.
+
+    Rows that one has stay, for a launch to go on from.
+
+    Returns:
+        How many there were.
+    """
+    with planning(sweep):
+        found = states(sweep, launches(sweep)).items()
+        failed = [run for run, one in found if one.state == FAILED]
+        forget_runs(sweep, failed)
+        for run in failed:
+            directory = RunDirectory(sweep / run)
+            if not (directory.busy() or directory.chunk(0) is not None or directory.done()):
+                shutil.rmtree(directory.path, ignore_errors=True)
+    return len(failed)
+
+
 def logs(sweep: Path, name: str) -> None:
     """Print where a run logs and the end of each log.
 
@@ -318,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif chosen.command == "retry":
             with listening():
                 retry(sweep, trust_writers=chosen.trust_writers)
+        elif chosen.command == "forget":
+            print(f"failed runs forgotten: {forget(sweep)}")
         elif chosen.command == "logs":
             logs(sweep, chosen.run)
         else:

@@ -144,3 +144,17 @@ def test_the_configs_of_the_hub_have_romes_published_layers() -> None:
 def test_conf_lies_where_the_command_line_looks() -> None:
     assert (CONF / "config.yaml").is_file()
     assert isinstance(CONF, Path)
+
+
+def test_compat_sets_what_the_published_code_does_and_nothing_where_it_has_no_method() -> None:
+    kn = build(composed("compat=kn_thesis", "method=kn", "metric=[reliability]"), RunConfig)
+    assert (kn.method.quadrature, kn.method.steps) == ("linspace", 20)
+    assert (kn.method.refine, kn.method.site) == ("published", "pre_activation")
+    assert kn.method.where == "read"
+    assert kn.metric["localisation"].pooled_by == "target_type"
+    assert kn.metric["probability"].relative_to == "smaller"
+    rome = build(composed("compat=kn_thesis", "method=rome"), RunConfig).method
+    assert (rome.key_mode, rome.kl_position) == ("original", "subject")
+    assert rome.context_openings == ("The", "Therefore", "Because", "I", "You")
+    assert composed("compat=kn_thesis", "method=ft")["method"] == composed("method=ft")["method"]
+    assert "compat" not in composed()

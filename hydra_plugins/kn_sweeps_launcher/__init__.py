@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -23,9 +22,10 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kn_sweeps.files import user_path
 from kn_sweeps.sweeps.launches import Kind
 
-OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)
+OmegaConf.register_new_resolver("at_home", lambda text: str(user_path(text)), replace=True)
 
 
 class Sweeper(BasicSweeper):
@@ -84,6 +84,10 @@ class _Return(JobReturn):
         if self.status is JobStatus.FAILED:
             raise self._return_value
         return self._return_value
+
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
 
     @classmethod
     def of(cls, overrides: Sequence[str], value: Any) -> _Return:

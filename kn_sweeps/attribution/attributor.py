@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from kn_sweeps.attribution.baselines import activation, grad_x_act
 from kn_sweeps.attribution.cache import VERSION, active_cache
-from kn_sweeps.attribution.integrand import Measure
+from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.models.language_model import LanguageModel
@@ -28,21 +28,26 @@ class Attributor:
         measure: Of the target.
         quadrature: For integrated gradients.
         max_rows: Rows in one forward pass; bounds memory.
+        site: Where integrated gradients scale neurons.
     """
 
     kind: Kind = "integrated_gradients"
     measure: Measure = "probability"
     quadrature: Quadrature = Quadrature()
     max_rows: int = 512
+    site: Site = "activation"
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist."""
         for name, value, known in (
             ("attribution", self.kind, get_args(Kind)),
             ("measure", self.measure, get_args(Measure)),
+            ("site", self.site, get_args(Site)),
         ):
             if value not in known:
                 raise ValueError(f"{name} {value!r}; choose from {', '.join(known)}")
+        if self.site != "activation" and self.kind != "integrated_gradients":
+            raise ValueError(f"site={self.site} is of integrated_gradients, not of {self.kind}")
         if self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
 
@@ -75,7 +80,7 @@ class Attributor:
         if self.kind == "grad_x_act":
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
         return integrated_gradients(
-            lm, prompts, self.quadrature, measure=self.measure, max_rows=rows
+            lm, prompts, self.quadrature, measure=self.measure, site=self.site, max_rows=rows
         )
 
     def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[str]:
@@ -84,7 +89,7 @@ class Attributor:
         about = {
             "version": VERSION,
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
-            "attribution": [self.kind, self.measure, settings],
+            "attribution": [self.kind, self.measure, self.site, settings],
             "rows": lm.fitting(self.max_rows),
             "together": [[prompt.ids, prompt.target] for prompt in prompts],
         }

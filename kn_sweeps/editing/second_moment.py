@@ -26,6 +26,7 @@ from torch import Tensor
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.counting import counting
 from kn_sweeps.data.texts import texts_of
+from kn_sweeps.files import user_path
 from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
@@ -231,7 +232,7 @@ def _path(lm: LanguageModel, layer: int, source: TextSource) -> Path:
 
 def _fingerprint(name: str) -> Any:
     """Changes when a local file does."""
-    path = Path(name)
+    path = user_path(name)
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 

@@ -5,6 +5,8 @@
         jobs.json     the cluster's ids of what was submitted, in order
         <job>*.out, <job>*.err, <job>*.pkl, ...   submitit's
 
+and results/<sweep>/launches/forgotten.json: failed runs that nobody wants to hear of any more.
+
 A node reads its runs from launch.json, so nothing that changes after the launch changes them.
 """
 
@@ -201,6 +203,20 @@ def place_of(job_name: str) -> tuple[str, int] | None:
     # From its end: what a sweep is called is up to people, and Slurm may trim it.
     parts = job_name.rsplit(".", 2)
     return (parts[-2], int(parts[-1])) if len(parts) == 3 and parts[-1].isdigit() else None
+
+
+def forgotten(sweep: Path) -> dict[str, str]:
+    """What nobody wants to hear of any more: run id to the last launch that is forgotten."""
+    path = sweep / LAUNCHES / "forgotten.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def forget_runs(sweep: Path, runs: Sequence[str]) -> None:
+    """Forget some runs as they were launched so far."""
+    if runs:
+        last = launches(sweep)[-1].id
+        path = sweep / LAUNCHES / "forgotten.json"
+        write_json(path, forgotten(sweep) | dict.fromkeys(runs, last))
 
 
 @contextmanager

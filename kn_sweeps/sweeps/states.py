@@ -12,7 +12,7 @@ from kn_sweeps.files import is_held
 from kn_sweeps.progress import FAILED, read_status
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun, place_of
+from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten, place_of
 
 WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
 _LEFT = ("timed out", "preempted", "cancelled")
@@ -68,11 +68,13 @@ def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
     """
     # Before the queue is asked: what is submitted in between is in the queue by then.
     at_work = {launch.id: launch.is_at_work() for launch in known}
+    unwanted = forgotten(sweep)
     last = {
         run.id: (run, launch, number)
         for launch in known
         for number, task in enumerate(launch.tasks)
         for run in task
+        if launch.id > unwanted.get(run.id, "")
     }
     seen = {run.id: _Seen.of(sweep, run, launch) for run, launch, _ in last.values()}
     queued = _queued([launch for run, launch, _ in last.values() if not seen[run.id].done])

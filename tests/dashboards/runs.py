@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Syncing:
         environment = {**os.environ, **server.environment(str(home)), "TMPDIR": str(home)}
         self.home = home
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kn_sweeps.sync", str(sweep), "--patience=6", *arguments],
+            [sys.executable, "-m", "kn_sweeps.sync", str(sweep), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +105,8 @@ class Syncing:
         listed = ["pgrep", "-P", str(self.process.pid)]
         children = subprocess.run(listed, capture_output=True, text=True, check=False)
         for process in (self.process.pid, *map(int, children.stdout.split())):
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.communicate()
 
 

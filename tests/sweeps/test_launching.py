@@ -29,6 +29,7 @@ from kn_sweeps.sweeps.launching import SweepFailedError, again, launch
 from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.states import states
 from kn_sweeps.sweeps.submit import Local, Processes
+from kn_sweeps.tracking import NoTracker
 from tests.test_config import composed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,6 +214,58 @@ def test_new_metrics_are_scored_when_the_sweep_is_launched_again(
     summary = json.loads(next((tmp_path / "s").glob("*/summary.json")).read_text())
     assert {"reliability", "locality"} <= set(summary["metrics"])
     assert len(launches(tmp_path / "s")) == 1
+
+
+def test_failed_runs_are_forgotten_until_they_are_launched_again(
+    tmp_path: Path, configs: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = configs("dataset.relations=[P998]", "seed=1")
+    for _ in range(2):
+        with pytest.raises(SweepFailedError):
+            launch(made, Local(), LaunchConfig())
+        failed = [name for name, state in _states(tmp_path / "s").items() if state == "failed"]
+        assert failed == ["dataset.relations=[P998]"]
+        assert status.main(["forget", str(tmp_path / "s")]) == 0
+        assert "failed runs forgotten: 1" in capsys.readouterr().out
+        assert _states(tmp_path / "s") == {"seed=1": "done"}
+        assert len(list((tmp_path / "s").glob("*/config.yaml"))) == 1
+    assert status.main(["forget", str(tmp_path / "s")]) == 0
+    assert "forgotten: 0" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_what_it_was_asked_for_in_logs_and_trackers(
+    tmp_path: Path,
+    configs: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+    original = NoTracker.open
+
+    def opened(self: NoTracker, run_id: str, name: str, *more: Any) -> Any:
+        told.append(name)
+        return original(self, run_id, name, *more)
+
+    monkeypatch.setattr(NoTracker, "open", opened)
+    caplog.set_level("INFO")
+    launch(configs("method=none seed=1", "method=none seed=2"), Local(), LaunchConfig())
+    assert told == ["tiny_gpt2 pararel none seed=1", "tiny_gpt2 pararel none seed=2"]
+    assert all(any(name in line for line in caplog.messages) for name in told)
+
+
+def test_another_tracker_on_a_finished_run_is_said_to_log_nothing(
+    configs: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    launch(configs("seed=1"), Local(), LaunchConfig())
+    launch(configs("seed=1"), Local(), LaunchConfig())
+    assert "nothing is logged anew" not in caplog.text
+    ((_, other),) = configs("seed=1", more=("tracker=wandb", "tracker.project=another"))
+    launch([("seed=1", other)], Local(), LaunchConfig())
+    assert "1 finished run had another tracker: nothing is logged anew" in caplog.text
+    caplog.clear()
+    run(other)
+    assert "had another tracker: nothing is logged anew" in caplog.text
 
 
 def test_a_dry_run_does_nothing(
