@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,13 +43,15 @@ class DamagedError(ValueError):
 
 
 def quarantined(error: DamagedError, then: str) -> None:
-    """Move a damaged file aside and say so.
+    """Move a damaged file, or a folder that holds one, aside and say so.
 
     Args:
         error: What is wrong with it.
         then: What happens next, for people.
     """
     aside = error.path.with_name(error.path.name + _SUFFIX)
+    if aside.is_dir():  # a folder cannot take the place of another
+        shutil.rmtree(aside, ignore_errors=True)
     try:
         os.replace(error.path, aside)
     except FileNotFoundError:  # it is what is missing, or another process was faster

@@ -60,7 +60,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     assert names == {
         *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
         *("attributions.safetensors", "edits.safetensors", "contexts.json", "run.log"),
-        "status.json",
+        *("status.json", "progress.jsonl"),
     }
     summary = json.loads((outcome.directory / "summary.json").read_text())
     assert summary["run_id"] == outcome.directory.name
@@ -448,3 +448,22 @@ def test_edits_are_kept_for_export_within_bounds(config: Callable[..., dict[str,
     without = run(config("keep_edits_gib=0", "sweep=none", method=ROME))
     with pytest.raises(ValueError, match="did not keep its edits; raise keep_edits_gib"):
         RunDirectory(without.directory).edits()
+
+
+def test_the_rows_of_kn_depend_neither_on_the_cache_nor_on_the_steps(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
+    method = ("method=kn", "method.tol=0.05")
+
+    def located(*more: str, size: int = 2) -> list[Any]:
+        monkeypatch.setattr(regimes, "CHUNK", size)
+        directory = RunDirectory(run(config(*more, method=method)).directory)
+        scores = directory.attributions()
+        return [{name: scores[name].tobytes() for name in sorted(scores)}, directory.located()]
+
+    cold = located("sweep=none")
+    assert located("sweep=other_steps", size=16) == cold
+    run(config("sweep=some", "attribution_cache_gib=1", "limit=2", method=method))
+    for name in ("warm", "warmer"):
+        assert located(f"sweep={name}", "attribution_cache_gib=1") == cold
