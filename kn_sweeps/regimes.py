@@ -82,7 +82,7 @@ class Steps:
             return self._size
         if following is not None:
             return following - self.taken
-        size = min(self._size, 4**number)
+        size = min(self._size, int(4**number))
         if last is not None:
             fits = self._step_s / max(last["seconds"] / last["cases"], 1e-9)
             while size > max(1, fits):

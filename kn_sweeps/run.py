@@ -89,7 +89,7 @@ def run(
     commit()  # asked before anything else: it is the code that computes
     config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
-    by = {"code": code(config)}
+    by: dict[str, Any] = {"code": code(config)}
     config, model = pinned(config, settings.model)
     settings = replace(settings, model=model)
     refuse_impossible(settings, model.described())

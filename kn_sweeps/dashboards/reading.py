@@ -188,8 +188,10 @@ def _examples(table: Path, rows: int) -> pd.DataFrame:
     for batch in parquet.ParquetFile(table).iter_batches(
         max(rows, 1), columns=list(EXAMPLE_COLUMNS)
     ):
-        return batch.to_pandas().head(rows)[list(EXAMPLE_COLUMNS)]
-    return parquet.read_table(table, columns=list(EXAMPLE_COLUMNS)).to_pandas()
+        some: pd.DataFrame = batch.to_pandas().head(rows)[list(EXAMPLE_COLUMNS)]
+        return some
+    none: pd.DataFrame = parquet.read_table(table, columns=list(EXAMPLE_COLUMNS)).to_pandas()
+    return none
 
 
 def _json(path: Path) -> dict[str, Any]:

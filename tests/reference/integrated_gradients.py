@@ -209,7 +209,7 @@ def before_the_activation(
     for alpha in torch.linspace(0, 1, steps, dtype=total.dtype):
         z = (alpha * seen[0]).requires_grad_()
 
-        def put(_module, _args, out, z=z):
+        def put(_module: nn.Module, _args: Any, out: Tensor, z: Tensor = z) -> Tensor:
             return torch.cat([out[:, :-1], z.expand(1, 1, -1)], 1)
 
         handle = module.register_forward_hook(put)
