@@ -45,7 +45,7 @@ class Sweep:
             *(sys.executable, str(ROOT / "launch.py"), "-m", "tracker=none", "metric=[locality]"),
             *("method=none", "method._target_=tests.slurm.scripted.Scripted"),
             *(f"+method.folder={self.folder}", "dataset=pararel", "dataset.relations=[P36]"),
-            *("limit=2", f"results_dir={self.folder}/results", f"sweep={self.name}"),
+            *("limit=2", f"results_dir={self.folder}/results", f"sweep='{self.name}'"),
             *(slurm if launcher == "slurm" else []),
             *overrides,
         ]
