@@ -32,6 +32,7 @@ from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, 
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.interruption import check
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import NOTHING
@@ -92,7 +93,7 @@ def run(
     identity = run_id(config, weights, fingerprint)
     # Shards of one run have this in common.
     whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
-    directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
+    directory = RunDirectory(sweep_folder(settings.results_dir, settings.sweep) / identity)
     again_before = (launched or time.time()) if settings.rerun else 0.0
     with directory.opened(), _logged_to(directory.path / "run.log"):
         directory.forget_chunks(before=again_before)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -23,9 +22,13 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.sweeps.launches import Kind
 
-OmegaConf.register_new_resolver("at_home", os.path.expanduser, replace=True)
+# Asked before anything is written, for Hydra makes the folder that it gives.
+OmegaConf.register_new_resolver(
+    "sweep_folder", lambda *place: str(sweep_folder(*map(str, place))), replace=True
+)
 
 
 class Sweeper(BasicSweeper):

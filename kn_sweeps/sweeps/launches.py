@@ -171,6 +171,12 @@ class Launch:
         return cls(folder, *how, packs, tuple(arrays), where, os.getcwd())
 
     @classmethod
+    def none(cls, sweep: Path, run: PlannedRun) -> Launch:
+        """What stands for a launch of a run that was begun without one; it is never written."""
+        nowhere = sweep.absolute() / FOLDER / "none"
+        return cls(nowhere, "local", {}, {}, ((run,),), (), socket.gethostname(), os.getcwd())
+
+    @classmethod
     def read(cls, folder: Path) -> Launch:
         """Read a record."""
         facts = json.loads((folder / "launch.json").read_text(encoding="utf-8"))

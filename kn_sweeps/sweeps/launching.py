@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.interruption import check
 from kn_sweeps.prefetch import prefetch
 from kn_sweeps.sweeps import slurm
@@ -109,10 +110,10 @@ def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
     """The directory of the one sweep that some configs belong to.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If there are several, or it would not lie in its results folder.
     """
     places = dict.fromkeys(
-        Path(str(config["results_dir"])) / str(config["sweep"]) for _, config in composed
+        sweep_folder(str(config["results_dir"]), str(config["sweep"])) for _, config in composed
     )
     if len(places) > 1:
         raise ValueError(

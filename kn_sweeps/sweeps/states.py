@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from kn_sweeps.naming import headline
 from kn_sweeps.progress import STATUS
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun
+from kn_sweeps.sweeps.launches import Launch, PlannedRun, launches
 
 WAITING, RUNNING, DONE, FAILED, LOST = "waiting", "running", "done", "failed", "lost"
 STATES = (RUNNING, WAITING, DONE, FAILED, "timed out", "preempted", "cancelled", LOST)
@@ -76,6 +79,34 @@ def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
             for run in task:
                 found[run.id] = _state(sweep, run, launch, number, place, at_work[launch.id])
     return found
+
+
+def every_run(sweep: Path) -> dict[str, RunState]:
+    """The state of every run of a sweep: those that were launched, then those begun without.
+
+    Raises:
+        ValueError: As `states`.
+    """
+    found = states(sweep, launches(sweep))
+    for path in sorted(sweep.glob("*/config.yaml")):
+        if path.parent.name not in found and (one := _by_itself(path.parent)) is not None:
+            found[path.parent.name] = one
+    return found
+
+
+def _by_itself(directory: Path) -> RunState | None:
+    """The state of a run that was begun without a launch; None if its config tells nothing."""
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        run = PlannedRun(directory.name, headline(config), config)
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
+    own, status = RunDirectory(directory), read_status(directory)
+    stated = str(status.get("state", LOST))
+    state = LOST if stated in (RUNNING, DONE) else stated
+    state = RUNNING if own.busy() else DONE if own.done() else state
+    launch = Launch.none(directory.parent, run)
+    return RunState(run, state, launch, 0, status=status, died=stated == RUNNING and state == LOST)
 
 
 def _state(
