@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from analysis import figures, report, table
-from kn_sweeps import cli, folders, status
+from kn_sweeps import folders, status
 from kn_sweeps.run import run
 from tests.test_config import composed
 
@@ -96,14 +95,3 @@ def test_runs_started_without_m_have_a_state_beside_those_of_a_launch(
     said = capsys.readouterr().out
     assert "sweep birds" in said
     assert "sweep docs" in said
-
-
-def test_a_sweep_outside_is_refused_before_hydra_makes_its_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["launch.py", "-m", "sweep=../escape", f"results_dir={tmp_path}/in/results"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit):
-        cli.main()
-    assert capsys.readouterr().err.startswith("error: sweep='../escape': expected the name")
-    assert not list(tmp_path.iterdir())
