@@ -23,7 +23,7 @@ from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import Drawing
 from analysis.table import number, unevaluated
-from kn_sweeps.files import write_atomically, write_text
+from kn_sweeps.files import user_path, write_atomically, write_text
 from kn_sweeps.folders import common, find_folders, listed, sweep_folder
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m analysis.figures", description="Draw the figures of sweeps."
     )
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="its name, or its folder")
-    parser.add_argument("--out", type=Path, help="where they go (default: SWEEP/figures)")
+    parser.add_argument("--out", type=user_path, help="where they go (default: SWEEP/figures)")
     parser.add_argument("--latex", action="store_true", help="write LaTeX tables too")
     args = parser.parse_args(arguments)
     try:

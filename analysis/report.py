@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis.reporting.page import page
 from analysis.runs import finished_runs
-from kn_sweeps.files import about_files, write_text
+from kn_sweeps.files import about_files, user_path, write_text
 from kn_sweeps.folders import common, find_folders, listed
 
 
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m analysis.report", description="Write the report of sweeps as HTML."
     )
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="its name, or its folder")
-    parser.add_argument("--out", type=Path, help="the file to write (default: SWEEP/report.html)")
+    parser.add_argument(
+        "--out", type=user_path, help="the file to write (default: SWEEP/report.html)"
+    )
     chosen = parser.parse_args(arguments)
     try:
         sweeps = find_folders(chosen.sweeps)

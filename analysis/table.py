@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
-from kn_sweeps.files import write_text
+from kn_sweeps.files import user_path, write_text
 from kn_sweeps.folders import common, find_folders, listed
 
 Summary = dict[str, Any]
@@ -351,7 +351,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "sweeps", nargs="+", metavar="SWEEP", help="a sweep's name, its folder, or a folder of them"
     )
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
-    parser.add_argument("--out", type=Path, help="where the table files go (default: SWEEP)")
+    parser.add_argument("--out", type=user_path, help="where the table files go (default: SWEEP)")
     parser.add_argument("--metrics", help="metrics to show, separated by commas")
     return parser.parse_args(arguments)
 

@@ -2,9 +2,8 @@
 
     python -m analysis.wandb_report SWEEP [--entity NAME] [--project NAME] [--dry-run]
 
-The runs must be on W&B: `python -m kn_sweeps.sync SWEEP` uploads what was logged offline. Every
-call makes a new workspace and a new report. --dry-run prints both as JSON; it needs no server and
-no entity.
+The runs must be on W&B: `python -m kn_sweeps.sync SWEEP` brings them there. Every call makes a new
+workspace and a new report. --dry-run prints both as JSON; it needs no server and no entity.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 
 from analysis.table import find_runs
 from kn_sweeps.folders import find_folder
+from kn_sweeps.tracking import WandB
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
@@ -45,7 +45,7 @@ def place_of(
     Args:
         folder: A sweep's folder.
         entity: Instead of the runs' own `tracker.entity`, or WANDB_ENTITY where they name none.
-        project: Instead of the runs' own `tracker.project`.
+        project: Instead of the runs' own `tracker.project`, or the usual one where they have none.
         saved: Whether it is for more than to be looked at, which needs an entity.
 
     Raises:
@@ -59,17 +59,13 @@ def place_of(
     if len(sweeps) != 1:
         raise ValueError(f"{folder} has {len(sweeps)} sweeps: {_listed(sweeps)}; name one of them")
     entities = {entity} if entity else {t["entity"] for t in trackers if t.get("entity")}
-    projects = {project} if project else {t["project"] for t in trackers if t.get("project")}
+    own = {str(t.get("project") or WandB.project) for t in trackers}
+    projects = {project} if project else own
     for name, found in (("entity", entities), ("project", projects)):
         if len(found) > 1:
             raise ValueError(
                 f"the runs report to more than one {name}: {_listed(found)}; choose with --{name}"
             )
-    if not projects:
-        raise ValueError(
-            "no run reported to W&B (tracker=none); launch with tracker=wandb, or name a project "
-            "that has the runs with --project"
-        )
     entities = entities or {os.environ.get("WANDB_ENTITY")} - {None, ""} or {UNNAMED}
     if saved and entities == {UNNAMED}:
         raise ValueError(

@@ -35,7 +35,8 @@ INTENTS = {
 }
 UNITS = {"effect_size": "nats"}  # every other headline metric is a share of probes
 TABLES = ("metrics", "examples")
-FIGURES = ("headline", "neurons_by_layer")
+FIGURES = {"headline": "metrics", "located_by_layer": "neurons_by_layer"}
+"""The figures of a run, and what its summary has where there is one."""
 """What a run logs: `kn_sweeps.tracking`."""
 COLUMNS = 24  # of a report's panel grid
 SIZE = {"w": 8, "h": 8}
@@ -184,7 +185,7 @@ def _bars(metrics: Sequence[str], summaries: Sequence[Summary], place: Place) ->
 
 def _figures(summaries: Sequence[Summary]) -> Panels:
     """What runs drew: headline metrics with intervals, located neurons where a run has them."""
-    drawn = [k for k in FIGURES if k == "headline" or any(k in s for s in summaries)]
+    drawn = [key for key, of in FIGURES.items() if any(of in one for one in summaries)]
     return [wr.MediaBrowser(title=key.replace("_", " "), media_keys=[key]) for key in drawn]
 
 

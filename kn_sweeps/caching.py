@@ -14,13 +14,15 @@ from pathlib import Path
 
 import platformdirs
 
-NAMES = ("attributions", "data", "models", "second_moments")
+from kn_sweeps.files import user_path
+
+NAMES = ("attributions", "data", "hashes", "models", "second_moments")
 
 
 def cache_directory(name: str) -> Path:
     """Folder `name` of the user's cache: `KN_SWEEPS_CACHE`, or the platform's place for it."""
     root = os.environ.get("KN_SWEEPS_CACHE")
-    base = Path(root) if root else Path(platformdirs.user_cache_dir("kn_sweeps"))
+    base = user_path(root) if root else Path(platformdirs.user_cache_dir("kn_sweeps"))
     return base / name
 
 

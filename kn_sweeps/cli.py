@@ -28,9 +28,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from kn_sweeps.files import about_files
+from kn_sweeps.files import about_files, user_path
 from kn_sweeps.interruption import Interrupted, listening
 from kn_sweeps.mistakes import did_you_mean
+from kn_sweeps.provenance import commit
 from kn_sweeps.sweeps.launches import Kind
 
 if TYPE_CHECKING:
@@ -178,12 +179,16 @@ def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
 
 
 def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
-    """How to launch, and a run's own config, in which `~` is the home directory."""
+    """How to launch, and a run's own config, in which `~` is the home directory.
+
+    What `compat` says counts where methods and metrics have taken it.
+    """
     from kn_sweeps.config import at_home, build
     from kn_sweeps.sweeps.plan import LAUNCH_KEYS, LaunchConfig
 
     options = build({k: v for k, v in config.items() if k in LAUNCH_KEYS}, LaunchConfig)
-    return options, at_home({k: v for k, v in config.items() if k not in LAUNCH_KEYS})
+    left = {*LAUNCH_KEYS, "compat"}
+    return options, at_home({k: v for k, v in config.items() if k not in left})
 
 
 @contextmanager
@@ -202,9 +207,12 @@ def _explained() -> Iterator[None]:
 
 def main() -> None:
     """Run the command line; exit with 1 after a failure."""
+    commit()  # that of the code this process runs, whatever becomes of the files from here on
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        with _explained():
+            sys.argv[1:] = [_at_home(one) for one in sys.argv[1:]]
         with listening():
             _launch()
     except RunFailed:
@@ -218,6 +226,11 @@ def main() -> None:
     except (KeyboardInterrupt, Interrupted) as error:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(128 + (SIGTERM if isinstance(error, Interrupted) else SIGINT))
+
+
+def _at_home(argument: str) -> str:
+    """An override with `~` spelled out, which Hydra's grammar does not take; config files can."""
+    return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
 def explain(error: BaseException) -> str:

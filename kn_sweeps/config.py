@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
@@ -18,12 +17,14 @@ from typing import Any, Literal, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kn_sweeps.data.base import Dataset
+from kn_sweeps.files import user_path
 from kn_sweeps.folders import sweep_folder
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.mistakes import did_you_mean
-from kn_sweeps.models.loading import DType, Model
+from kn_sweeps.models.checkpoints import DType
+from kn_sweeps.models.loading import Model
 from kn_sweeps.tracking import Tracker
 
 Regime = Literal["single", "batch", "sequential"]
@@ -214,9 +215,13 @@ def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Mod
 
 
 def at_home(value: Any) -> Any:
-    """A config whose texts that begin with `~` name what is in the home directory: paths do."""
+    """A config with `~` spelled out in every text that begins with it: only paths do.
+
+    Raises:
+        ValueError: If it is the `~` of a user that does not exist.
+    """
     if isinstance(value, str):
-        return os.path.expanduser(value)
+        return str(user_path(value)) if value.startswith("~") else value
     if isinstance(value, Mapping):
         return {key: at_home(one) for key, one in value.items()}
     return [at_home(one) for one in value] if isinstance(value, list | tuple) else value

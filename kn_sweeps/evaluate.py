@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from kn_sweeps.cases import Case, Intent, Probe, Query
+from kn_sweeps.counting import counting
 from kn_sweeps.edits import is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.methods.base import Plan
@@ -76,8 +77,10 @@ def evaluate(
         if case.id not in plan.failed
     }
     probes = [pair for some in asked.values() for pair in some]
-    pre = _ask(lm, [(probe, 0) for probe, _ in probes])
-    post = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
+    with counting("round of questions", 2) as tell:
+        pre = _ask(lm, [(probe, 0) for probe, _ in probes])
+        tell(1)
+        post = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
     answers = _Answers({**pre.replies, **post.replies}, {**pre.sentences, **post.sentences})
     rows: list[Record] = []
     for case in cases:

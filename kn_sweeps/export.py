@@ -10,6 +10,7 @@ scored, alone, in its batch, or after all edits of a sequence so far.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.files import write_json
+from kn_sweeps.files import user_path, write_json
 from kn_sweeps.interventions import merge
 from kn_sweeps.regimes import in_effect
 from kn_sweeps.store import RunDirectory
@@ -30,7 +31,7 @@ def export(run_directory: Path, case: str, out: Path) -> None:
 
     Raises:
         ValueError: If the run is not finished or did not keep its edits, the case is not one of
-            its own or could not be edited, or `out` has files.
+            its own or could not be edited, the model is another one by now, or `out` has files.
     """
     directory = RunDirectory(run_directory)
     if not directory.done():
@@ -50,6 +51,12 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     assert isinstance(config, dict)
     settings: RunConfig = build({str(key): value for key, value in config.items()}, RunConfig)
     lm = settings.model.load(torch.device("cpu"), settings.dtype)
+    provenance = json.loads((run_directory / "provenance.json").read_text(encoding="utf-8"))
+    if lm.revision != provenance["model_revision"]:
+        raise ValueError(
+            f"model {lm.name} is not the one that was edited: the run's was "
+            f"{provenance['model_revision']}, this is {lm.revision}"
+        )
     about = {"model": lm.name, "revision": lm.revision, "run": run_directory.name, "case": case}
     merge(lm, in_effect(edits, edit_of, case, settings.regime, settings.edits_per_batch))
     lm.model.save_pretrained(out)
@@ -62,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m kn_sweeps.export", description="Write an edited model as a checkpoint."
     )
-    parser.add_argument("run", type=Path, help="a finished run's folder, results/SWEEP/RUN")
+    parser.add_argument("run", type=user_path, help="a finished run's folder, results/SWEEP/RUN")
     parser.add_argument("case", help="a case's id, as in the column `case` of rows.parquet")
-    parser.add_argument("out", type=Path, help="a new folder")
+    parser.add_argument("out", type=user_path, help="a new folder")
     chosen = parser.parse_args(arguments)
     try:
         export(chosen.run, chosen.case, chosen.out)

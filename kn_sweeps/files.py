@@ -1,4 +1,4 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Writing files so that no reader ever sees half of one, and locks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,33 @@ import logging
 import math
 import os
 import re
-import tempfile
+import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from kn_sweeps.interruption import check
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 10
+_PAUSE_S = 0.05
+_SAY_EVERY = 1200
+"""Attempts between two words that a lock is waited for: once a minute."""
+
+
+def user_path(text: str) -> Path:
+    """A path as people write it, `~` for the home directory.
+
+    Raises:
+        ValueError: If it begins with the `~` of a user that does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no such home directory") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -29,14 +45,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: If it cannot be written, a full disk among the reasons; the file is named.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.rename(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -60,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically; NaN, which JSON does not have, becomes null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
@@ -72,9 +86,15 @@ def about_files(error: OSError) -> str:
     return f"{error.strerror or error}{place}{hint}"
 
 
+class LockError(ValueError):
+    """A lock file cannot be locked or read; its text says what to do."""
+
+
 @contextmanager
 def held(lock: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
     """Hold a lock file in this block: the system lets go of it whatever becomes of the process.
+
+    The file says who holds it: `PROCESS HOST`.
 
     Args:
         lock: The file; its folder exists.
@@ -83,45 +103,92 @@ def held(lock: Path, *, wait: bool = False) -> Iterator[IO[str] | None]:
     Yields:
         The open file, which holds it as long as any process has it open; None where another
         process does (never with `wait`).
+
+    Raises:
+        LockError: If the file system refuses.
     """
-    with lock.open("a") as file:
-        yield file if _taken(file, wait) else None
+    with _opened(lock, "a") as file:
+        if not _taken(file, wait):
+            yield None
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()} {socket.gethostname()}")
+        file.flush()
+        yield file
 
 
 def is_held(lock: Path) -> bool:
-    """Whether some process holds a lock file."""
+    """Whether some process holds a lock file.
+
+    Raises:
+        LockError: If it cannot be found out.
+    """
     if not lock.is_file():
         return False
-    with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with _opened(lock, "r") as file:
+        return not _tried(file, fcntl.LOCK_SH)
+
+
+def holder(lock: Path) -> tuple[int, str] | None:
+    """The process that holds a lock file, and its host; None if nobody does or it does not say."""
+    if not is_held(lock):
+        return None
+    process, _, host = lock.read_text(encoding="utf-8", errors="replace").partition(" ")
+    return (int(process), host) if process.isdigit() else None
+
+
+def held_by(lock: Path) -> str:
+    """Who holds a lock, and what to do if that cannot be true, for messages."""
+    known = holder(lock)
+    who = f"process {known[0]} on {known[1]}" if known else "another process"
+    return f"{who} holds {lock}; if that machine is gone, delete that file"
+
+
+def _opened(lock: Path, mode: str) -> IO[str]:
+    try:
+        return lock.open(mode, encoding="utf-8")
+    except PermissionError as error:
+        raise LockError(
+            f"{lock} cannot be opened ({error.strerror}), so that nothing tells whether a process "
+            "is at work there: let its owner look, or make the folder readable to you"
+        ) from error
 
 
 def _taken(file: IO[str], wait: bool) -> bool:
     # `is_held` takes it for an instant to find out: one refusal says nothing.
     for attempt in itertools.count():
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if attempt == _ATTEMPTS:
-                if not wait:
-                    return False
-                log.info("waiting for another process to release %s", file.name)
-            check()
-            time.sleep(0.05)
-        else:
+        if _tried(file, fcntl.LOCK_EX):
             return True
+        if attempt == _ATTEMPTS and not wait:
+            return False
+        if wait and attempt % _SAY_EVERY == _ATTEMPTS:
+            log.info("waiting: %s", held_by(Path(file.name)))
+        check()
+        time.sleep(_PAUSE_S)
     raise AssertionError
 
 
-def _finite(value: object) -> object:
+def _tried(file: IO[str], kind: int) -> bool:
+    """Try to lock an open file; False where another process holds it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise LockError(
+            f"the file system of {file.name} refuses to lock it ({error.strerror}). Locks keep two "
+            "processes from working on one run: put results_dir on a file system that has them "
+            "(NFS with its lock service, Lustre mounted with -o flock)"
+        ) from error
+    return True
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON can say it: NaN and infinities are None, keys are text."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

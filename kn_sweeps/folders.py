@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from kn_sweeps.files import user_path
 from kn_sweeps.mistakes import did_you_mean
 
 RESULTS = Path("results")
@@ -30,7 +31,7 @@ def sweep_folder(results_dir: str, sweep: str) -> Path:
             f"sweep={sweep!r}: expected the name of a folder in results_dir, without .. or a "
             "leading /; for another place say results_dir=DIR"
         )
-    return Path(os.path.expanduser(results_dir)) / sweep
+    return user_path(results_dir) / sweep
 
 
 def find_folder(name: str) -> Path:
@@ -42,7 +43,7 @@ def find_folder(name: str) -> Path:
         ValueError: If there is none, with those there are.
     """
     # A whole path is the same in both.
-    places = list(dict.fromkeys([Path(os.path.expanduser(name)), RESULTS / name]))
+    places = list(dict.fromkeys([user_path(name), RESULTS / name]))
     for place in places:
         if any(next(place.glob(pattern), None) for pattern in _RUNS):
             return place

@@ -42,25 +42,38 @@ def neurons_replaced(
 
 @contextmanager
 def outputs_replaced(
-    lm: LanguageModel, change: Mapping[int, Callable[[Tensor, Tensor], Tensor]]
+    lm: LanguageModel,
+    change: Mapping[int, Callable[[Tensor, Tensor], Tensor]],
+    module: Callable[[int], nn.Module] | None = None,
 ) -> Iterator[None]:
-    """Give each layer in `change` its function of (neurons, MLP output) for the MLP's output."""
+    """Give each layer in `change` its function of (input, output) for a module's output.
+
+    Args:
+        lm: The model.
+        change: By layer.
+        module: Each layer's; None for the MLP's output projection, whose input is the neurons.
+    """
 
     def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         return lambda _module, args, output: change[layer](args[0], output)
 
     with ExitStack() as stack:
         for layer in change:
-            handle = lm.architecture.mlp_output(layer).register_forward_hook(hook(layer))
-            stack.callback(handle.remove)
+            one = (module or lm.architecture.mlp_output)(layer)
+            stack.callback(one.register_forward_hook(hook(layer)).remove)
         yield
 
 
 @contextmanager
 def recorded(
-    lm: LanguageModel, layers: range | list[int]
+    lm: LanguageModel,
+    layers: range | list[int],
+    module: Callable[[int], nn.Module] | None = None,
 ) -> Iterator[dict[int, tuple[Neurons, Outputs]]]:
-    """Collect (neurons, MLP output) of `layers` from the last forward pass inside."""
+    """Collect (neurons, MLP output) of `layers` from the last forward pass inside.
+
+    Of another `module` than the MLP's output projection, its input and output.
+    """
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(layer: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -70,7 +83,7 @@ def recorded(
 
         return look
 
-    with outputs_replaced(lm, {layer: keep(layer) for layer in layers}):
+    with outputs_replaced(lm, {layer: keep(layer) for layer in layers}, module):
         yield seen
 
 

@@ -11,7 +11,7 @@ from kn_sweeps.models.checkpoints import Described
 
 
 def refuse_impossible(settings: RunConfig, described: Described | None) -> None:
-    """Refuse a method's layers that the model does not have.
+    """Refuse a method's layers that the model does not have, and what excludes each other.
 
     Args:
         settings: The run.
@@ -21,6 +21,11 @@ def refuse_impossible(settings: RunConfig, described: Described | None) -> None:
     Raises:
         ValueError: If there is one; with the layers there are.
     """
+    if settings.regime == "sequential" and "read" in _values(settings.method, "where"):
+        raise ValueError(
+            "method.where=read has no edits that others can be planned on top of; use "
+            "method.where=everywhere, or regime=single"
+        )
     layers = settings.model.layers if described is None else described.layers
     for name, layer in _layers_named(settings.method, "method"):
         if layers is not None and not 0 <= layer < layers:
@@ -40,3 +45,15 @@ def _layers_named(node: Any, at: str) -> Iterator[tuple[str, int]]:
             yield name, value
         elif field.name == "layers" and isinstance(value, tuple):
             yield from ((name, layer) for layer in value)
+        elif field.name == "neurons" and isinstance(value, tuple):
+            yield from ((name, layer) for layer, _ in value)
+
+
+def _values(node: Any, name: str) -> Iterator[Any]:
+    """The values of a field, of a method and of what it is made of."""
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _values(value, name)
+        elif field.name == name:
+            yield value

@@ -28,18 +28,66 @@ Record = dict[str, Any]
 CHUNK = 16
 """Cases saved together; groups that share an edit are never split."""
 
+STEP_S = 300.0
+"""Seconds a step should take at most: what is lost when a process is stopped."""
+
 log = logging.getLogger(__name__)
 
 
-def steps(
-    method: Method, cases: Sequence[Case], regime: Regime, edits_per_batch: int | None
-) -> list[list[Case]]:
-    """Cut cases into steps, keeping those that share an edit together.
+class Steps:
+    """Cuts cases into steps, one after the other, keeping those that share an edit together.
 
-    They depend on the config only, so a continued run makes the same ones.
+    In `single` a first step of one edit and a second of four tell how long a case takes. From then
+    on steps are of `CHUNK` cases, or of half, a quarter, ... of that where those would take longer
+    than `step_s`. So steps depend on the config alone unless a case takes longer than
+    `step_s / CHUNK`; which cases share batches with which decides the last digits of rows.
     """
-    size = {"single": CHUNK, "batch": len(cases), "sequential": 1}[regime]
-    return list(_cut(method, cases, edits_per_batch or size))
+
+    def __init__(
+        self,
+        method: Method,
+        cases: Sequence[Case],
+        regime: Regime,
+        edits_per_batch: int | None,
+        step_s: float = STEP_S,
+    ) -> None:
+        """Begin with the first."""
+        self._left = list(_groups(method, cases).values())[::-1]
+        self._single, self._step_s = regime == "single", step_s
+        whole = {"single": CHUNK, "batch": len(cases), "sequential": 1}[regime]
+        self._size = edits_per_batch or whole
+        self.taken = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is another step."""
+        return bool(self._left)
+
+    def take(self, size: int) -> list[Case]:
+        """The next groups that together have `size` cases or just more."""
+        step: list[Case] = []
+        while self._left and (not step or len(step) < size):
+            step += self._left.pop()
+        self.taken += len(step)
+        return step
+
+    def size(self, number: int, last: Mapping[str, Any] | None, following: int | None) -> int:
+        """How many cases step `number` should have.
+
+        Args:
+            number: Counted from 0.
+            last: The step before: its `cases`, and the `seconds` they took.
+            following: The number of the case that the step behind it, which is done, begins with.
+        """
+        if not self._single:
+            return self._size
+        if following is not None:
+            return following - self.taken
+        size = min(self._size, int(4**number))
+        if last is not None:
+            fits = self._step_s / max(last["seconds"] / last["cases"], 1e-9)
+            while size > max(1, fits):
+                size = -(-size // 2)
+        return size
 
 
 def scored(
@@ -106,9 +154,7 @@ def _planned(
     try:
         return method.plan(lm, cases, seed, together=together)
     except ValueError as error:
-        groups: dict[str, list[Case]] = {}
-        for case in cases:
-            groups.setdefault(method.group(case), []).append(case)
+        groups = _groups(method, cases)
         if len(groups) == 1:
             log.warning("no edit: %s", error)
             return Plan({}, {}, failed={case.id: str(error) for case in cases})
@@ -165,11 +211,16 @@ def in_effect(
 
 
 def _cut(method: Method, cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
+    groups = _groups(method, cases)
+    for names in _batches(groups, size):
+        yield [case for name in names for case in groups[name]]
+
+
+def _groups(method: Method, cases: Sequence[Case]) -> dict[str, list[Case]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
         groups.setdefault(method.group(case), []).append(case)
-    for names in _batches(groups, size):
-        yield [case for name in names for case in groups[name]]
+    return groups
 
 
 def _batches(groups: Mapping[str, Sequence[object]], size: int) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.integrity import read_sealed
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.mistakes import did_you_mean
 
@@ -38,29 +39,24 @@ def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def logged_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a config wants a run logged where another one, by which it was done, did not.
+def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run shown otherwise than another one, by which it was done.
 
     Args:
         before: That other config.
         now: The config.
     """
-    tracker = now["tracker"]
-    if tracker["_target_"].endswith(".NoTracker") or tracker.get("mode") == "disabled":
+    if now["tracker"]["_target_"].endswith(".NoTracker"):
         return False
-    keys = ("_target_", "mode", "project", "entity")
-    return any(before["tracker"].get(key) != tracker.get(key) for key in keys)
+    return bool(before["tracker"] != now["tracker"])
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
     """The summary of a run; None where it is not finished."""
     try:
-        summary: dict[str, Any] = json.loads(
-            (directory / "summary.json").read_text(encoding="utf-8")
-        )
+        return read_sealed(directory / "summary.json")
     except FileNotFoundError:
         return None
-    return summary
 
 
 def objective(summary: Mapping[str, Any], names: str | tuple[str, ...]) -> float | list[float]:

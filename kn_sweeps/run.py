@@ -3,16 +3,13 @@
 Read this page first. A run loads a model and cases, lets the method plan edits for some cases at
 a time (`regimes`), asks every probe before and after, saves that chunk, and when all are there
 computes metrics and writes the summary that marks it as done. A run that was cut off continues
-at its first chunk without rows.
+at its first chunk without rows. What is damaged is moved aside and computed again (`integrity`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,28 +20,30 @@ from typing import Any, TypeVar
 
 import torch
 from omegaconf import OmegaConf
-from tqdm import tqdm
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
-from kn_sweeps.edits import Edit
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
 from kn_sweeps.folders import sweep_folder
+from kn_sweeps.integrity import DamagedError, quarantined
 from kn_sweeps.interruption import check
-from kn_sweeps.measurements.base import Measure
-from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
-from kn_sweeps.models.checkpoints import Described
+from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import DType, Model, load_model
+from kn_sweeps.models.loading import Model, load_model
+from kn_sweeps.naming import module_name
+from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.progress import reported
-from kn_sweeps.provenance import Stages, environment
-from kn_sweeps.regimes import after_all, scored, scored_after_all, steps
-from kn_sweeps.results import logged_otherwise, measured, metric_hashes, results_of
+from kn_sweeps.progress import launch_id, reported
+from kn_sweeps.provenance import Stages, code, commit, environment
+from kn_sweeps.regimes import STEP_S
+from kn_sweeps.results import measured, metric_hashes, results_of, shown_otherwise
+from kn_sweeps.steps import Job, edit_and_evaluate, headline_of
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -66,54 +65,60 @@ Load = Callable[[Model, torch.device, DType], LanguageModel]
 def run(
     config: Mapping[str, Any],
     load: Load = load_model,
-    launched: float | None = None,
+    launch: str | None = None,
     name: str = "",
+    *,
+    planned: str | None = None,
+    step_s: float = STEP_S,
 ) -> Outcome:
     """Do one run, or what is left of it.
 
     Args:
         config: The resolved config: nested mappings with the fields of `RunConfig`.
         load: Loads the model; `models.loading.LastLoaded` where many runs share one.
-        launched: When it was asked for: `rerun` computes again what is older, and goes on with
-            what is not. None for now.
-        name: The overrides it was asked for by, for log lines and the tracker.
+        launch: The id of the launch that asked for it: `rerun` computes again what an earlier one
+            did, and goes on with what this one or a later one began. None for one from here.
+        name: The overrides it was asked for by, for log lines.
+        planned: The run id it was planned as.
+        step_s: Seconds a step should take at most.
 
     Raises:
         RunBusyError: If another process works on it.
         ValueError: If the config, the data or the model is not as it should be; the message says
             what was expected.
     """
+    commit()  # asked before anything else: it is the code that computes
     config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
+    by: dict[str, Any] = {"code": code(config)}
     config, model = pinned(config, settings.model)
     settings = replace(settings, model=model)
     refuse_impossible(settings, model.described())
     fingerprint = settings.dataset.fingerprint()
     weights = model.fingerprint()
     identity = run_id(config, weights, fingerprint)
+    if planned not in (None, identity):
+        raise ValueError(
+            f"the data or the weights are not those of when run {planned} was planned: now this is "
+            f"run {identity}. Launch it again to compute it with what is there now"
+        )
     # Shards of one run have this in common.
     whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
     directory = RunDirectory(sweep_folder(settings.results_dir, settings.sweep) / identity)
-    again_before = (launched or time.time()) if settings.rerun else 0.0
+    since = launch if settings.rerun else None
+    by["launch"] = launch or launch_id(directory.path.parent)
     with directory.opened(), _logged_to(directory.path / "run.log"):
-        directory.forget_chunks(before=again_before)
-        if directory.done(since=again_before):
-            return _rescored(settings, config, directory)
-        headline = _headline(config, name)
-        log.info("run %s: %s", identity, headline)
-        with reported(directory.path) as progress:
+        if settings.rerun:
+            directory.forget_chunks(since)
+        fresh = settings.rerun and since is None
+        if not fresh and directory.done(since) and directory.whole(thorough=True):
+            return _rescored(settings, config, directory, by)
+        log.info("run %s: %s", identity, headline_of(config, name))
+        with reported(directory.path, by["launch"]) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
-            with settings.tracker.open(
-                identity, headline, settings.sweep, config, directory.path.parent
-            ) as report:
-
-                def told(done: int, total: int) -> None:
-                    progress.cases(done, total)
-                    report.progress(done, total)
-
-                loaded = partial(_loaded, load, weights)
-                summary = _compute(settings, config, directory, whole, fingerprint, loaded, told)
-                report.results(summary, directory.rows())
+            settings.tracker.follow(directory.path)
+            job = Job(settings, config, directory, by, progress.cases, step_s)
+            summary = _compute(job, whole, fingerprint, partial(_loaded, load, weights))
         return Outcome(directory.path, summary, computed=True)
 
 
@@ -130,16 +135,9 @@ def _loaded(
     return lm
 
 
-def _compute(
-    settings: RunConfig,
-    config: Mapping[str, Any],
-    directory: RunDirectory,
-    whole: str,
-    fingerprint: str,
-    load: Load,
-    told: Callable[[int, int], None],
-) -> dict[str, Any]:
+def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, Any]:
     """Compute what is missing, write every file, and mark the run as done."""
+    settings, directory = job.settings, job.directory
     stages = Stages()
     with stages.stage("load model"):
         lm = load(settings.model, device(settings.device), settings.dtype)
@@ -153,15 +151,14 @@ def _compute(
             name: one.begin(lm, every, settings.seed) for name, one in settings.measurement.items()
         }
     with stages.stage("edit and evaluate"), attributions_kept(_cache(settings)):
-        chunks = _edit_and_evaluate(settings, config, directory, lm, cases, measures, told)
+        chunks = edit_and_evaluate(job, lm, cases, measures)
     failed = directory.failed(chunks)
     if len(failed) == len(cases):
         directory.forget_chunks()
+        job.told(0, len(cases))
         raise ValueError(f"no case could be edited: {next(iter(failed.values()))}")
-    with stages.stage("metrics"):
-        directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3), measures)
-        metrics = measured(settings.metric.values(), results_of(directory))
     provenance = {
+        **_code(directory),
         **environment(),
         "model_revision": lm.revision,
         "data_source": source,
@@ -169,17 +166,21 @@ def _compute(
         "seed": settings.seed,
         "device": str(lm.device),
         "dtype": settings.dtype,
-        "stages": stages.records,
+        "steps": [one["cases"] for one in directory.chunks()],
     }
-    write_json(directory.path / "provenance.json", provenance)
+    with stages.stage("metrics"):
+        directory.join_chunks(chunks, int(settings.keep_edits_gib * 1024**3), measures)
+        metrics = measured(settings.metric.values(), results_of(directory))
+    write_json(directory.path / "provenance.json", {**provenance, "stages": stages.records})
     summary = {
-        **_identity(settings, config, directory),
+        **_identity(settings, job.config, directory),
+        "launch": job.by["launch"],
         "whole_run": whole,
         "source": source,
         "cases": len(cases),
         "failed": len(failed),
         "metrics": metrics,
-        "metric_configs": metric_hashes(config),
+        "metric_configs": metric_hashes(job.config),
     }
     if failed:
         log.warning(
@@ -206,67 +207,19 @@ def _compute(
     return summary
 
 
-def _edit_and_evaluate(
-    settings: RunConfig,
-    config: Mapping[str, Any],
-    directory: RunDirectory,
-    lm: LanguageModel,
-    cases: Sequence[Case],
-    measures: Mapping[str, Measure],
-    told: Callable[[int, int], None],
-) -> int:
-    """Do every step that is not there yet; give the number of chunks that make the run."""
-    method, regime = settings.method, settings.regime
-    todo = steps(method, cases, regime, settings.edits_per_batch)
-    method.prepare(lm, settings.seed)
-    earlier: dict[str, Edit] = {}
-    bar = tqdm(total=len(cases), unit="case", desc=_headline(config, ""), disable=None)
-    with bar:
-        done = 0
-        told(sum(len(step) for n, step in enumerate(todo) if directory.has_chunk(n)), len(cases))
-        for number, step in enumerate(todo):
-            if not directory.has_chunk(number):
-                before = list(earlier.values())
-                compute = partial(
-                    scored, lm, method, step, seed=settings.seed, regime=regime, before=before
-                )
-                plan, rows = _within_memory(lm, compute)
-                found = {
-                    name: _within_memory(lm, partial(measure, step, plan, rows))
-                    for name, measure in measures.items()
-                }
-                directory.add_chunk(number, rows, plan, found)
-                check()
-            if regime == "sequential":
-                earlier |= directory.chunk_edits(number)
-            bar.update(len(step))
-            done += len(step)
-            told(done, len(cases))
-        if regime != "sequential":
-            return len(todo)
-        chunks = len(todo)
-        for number, rest in enumerate(after_all(method, cases, earlier), start=chunks):
-            if not directory.has_chunk(number):
-                rows = _within_memory(lm, partial(scored_after_all, lm, method, rest, earlier))
-                directory.add_chunk(number, rows, NOTHING)
-                check()
-            chunks += 1
-    return chunks
+def _code(directory: RunDirectory) -> dict[str, Any]:
+    """By which code the chunks of a run were computed: the last one's, and all where they differ.
 
-
-def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
-    """Compute; where an accelerator's memory runs out, again with half as many rows at once."""
-    while True:
-        try:
-            return compute()
-        except torch.OutOfMemoryError:
-            if lm.batch_size == 1:
-                raise
-            lm.halve()
-            log.warning("out of memory: going on with batch_size %d", lm.batch_size)
-        # Outside the handler, whose traceback would keep the tensors alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    Returns:
+        `commit`, the last; `dirty`, whether any was; and `commits`, each of them once.
+    """
+    every = [one["code"] for one in directory.chunks()]
+    codes = [one for n, one in enumerate(every) if one not in every[:n]]
+    if len(codes) > 1:
+        shown = (f"{one['commit']}{' (changed)' if one['dirty'] else ''}" for one in codes)
+        log.warning("this run was computed by more than one commit: %s", ", ".join(shown))
+    dirty = None if codes[-1]["dirty"] is None else any(one["dirty"] for one in codes)
+    return {**codes[-1], "dirty": dirty, "commits": codes}
 
 
 def device(name: str) -> torch.device:
@@ -306,11 +259,6 @@ def _identity(
         "seed": settings.seed,
         "shard": settings.shard,
     }
-
-
-def module_name(node: Mapping[str, Any]) -> str:
-    """The short name of a config node: its class's module, which its YAML file shares."""
-    return str(node["_target_"]).split(".")[-2]
 
 
 def _cases(settings: RunConfig, lm: LanguageModel) -> tuple[list[Case], list[Case], str]:
@@ -355,37 +303,47 @@ def _in_total(reports: Sequence[LeftOut]) -> LeftOut:
     )
 
 
-def _rescored(settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory) -> Outcome:
-    """A finished run; metrics it does not have yet are computed from its rows and added."""
-    summary = json.loads(directory.summary_path.read_text(encoding="utf-8"))
+def _rescored(
+    settings: RunConfig, config: Mapping[str, Any], directory: RunDirectory, by: Mapping[str, Any]
+) -> Outcome:
+    """A finished run, with the metrics and the tracker that are asked for now.
+
+    Metrics it does not have yet are computed from its rows and added.
+    """
+    summary = directory.summary()
     known, wanted = summary["metric_configs"], metric_hashes(config)
     new = [name for name in wanted if known.get(name) != wanted[name]]
     log.info("already done: %s%s", directory.path, f"; scored {', '.join(new)}" if new else "")
-    before = OmegaConf.to_container(OmegaConf.load(directory.path / "config.yaml"))
-    assert isinstance(before, dict)
-    if logged_otherwise({str(k): v for k, v in before.items()}, config):
-        log.info(
-            "it had another tracker: nothing is logged anew (rerun=true computes and logs again)"
-        )
+    before = _config_of(directory, config)
+    settings.tracker.follow(directory.path)
+    if shown_otherwise(before, config):
+        before["tracker"] = config["tracker"]
+        _write_config(directory.path / "config.yaml", before)
     if new:
         metrics = measured([settings.metric[name] for name in new], results_of(directory))
         summary["metrics"] |= metrics
         summary["metric_configs"] |= wanted
-        before["metric"] |= config["metric"]
-        _write_config(directory.path / "config.yaml", {str(k): v for k, v in before.items()})
+        # Metrics may be those of other code than the rows: provenance.json is that of the rows.
+        summary["scored_by"] = summary.get("scored_by", {}) | dict.fromkeys(metrics, by["code"])
+        both = {**before, "metric": before["metric"] | config["metric"]}
+        _write_config(directory.path / "config.yaml", both)
         directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
 
 
-def _headline(config: Mapping[str, Any], name: str) -> str:
-    """Model, dataset and method, and what else the run was asked for by."""
-    known = [
-        config["model"]["label"],
-        module_name(config["dataset"]),
-        module_name(config["method"]),
-    ]
-    others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", name).strip()
-    return " ".join([*known, *([others] if others else [])])
+def _config_of(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config a run was done with; `config`, which has its id, where that cannot be read."""
+    path = directory.path / "config.yaml"
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(before, dict) and {"metric", "tracker"} <= before.keys():
+            return {str(key): value for key, value in before.items()}
+        raise ValueError(f"it has no metric or no tracker: {str(before)[:80]}")
+    except FileNotFoundError:
+        pass
+    except (ValueError, YAMLError, OmegaConfBaseException) as error:
+        quarantined(DamagedError(path, str(error)), "it is written again")
+    return dict(config)
 
 
 def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -4,6 +4,7 @@
     python -m kn_sweeps.status cancel SWEEP     stop what waits or runs; what is there stays
     python -m kn_sweeps.status retry SWEEP      launch what is not finished, as it was launched
     python -m kn_sweeps.status logs SWEEP RUN   where a run logs, and the ends of its logs
+    python -m kn_sweeps.status forget SWEEP     forget the failed runs, such as those of typos
 
 SWEEP is its folder, results/NAME, or the name alone; of show, cancel and retry also several.
 """
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kn_sweeps.files import about_files, holder
 from kn_sweeps.folders import find_folders, sweeps_in
 from kn_sweeps.interruption import STOPPED, Interrupted, listening
+from kn_sweeps.pace import pace
+from kn_sweeps.progress import FAILED
+from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import launches
+from kn_sweeps.sweeps.launches import Launch, forget_runs, launches, place_of, planning
 from kn_sweeps.sweeps.states import (
     DONE,
-    FAILED,
     LOST,
     RUNNING,
     STATES,
@@ -43,9 +49,10 @@ from kn_sweeps.sweeps.states import (
     every_run,
     outlook,
     rate,
+    states,
 )
 
-COMMANDS = ("show", "cancel", "retry", "logs")
+COMMANDS = ("show", "cancel", "retry", "logs", "forget")
 _COLOURS = {
     RUNNING: "cyan",
     DONE: "green",
@@ -56,7 +63,7 @@ _COLOURS = {
     "preempted": "yellow",
 }
 _EVERY_S = 5.0
-_TAIL = 40
+_TAIL, _TAIL_BYTES, _SHOWN_CHARACTERS = 40, 4000, 200
 
 
 def _sweeps(names: Sequence[str]) -> list[Path]:
@@ -117,14 +124,45 @@ def _runs(found: Sequence[RunState], limit: int | None) -> list[Any]:
             _cases(one),
             _rate(one),
             one.job or str(one.status.get("where", {}).get("job") or "-"),
-            Text.assemble(one.run.name, ("  " + _error(one), "red")),
+            Text.assemble(one.run.name, ("  " + _what(one), "red"), ("  " + _within(one), "dim")),
         )
     rest = len(rows) - len(rows[:limit])
     return [table, *([Text(f"and {rest} more")] if rest else [])]
 
 
-def _error(one: RunState) -> str:
-    return str(one.status.get("error", "")) if one.state == FAILED else ""
+def _what(one: RunState) -> str:
+    """What else there is to say of a run: why it failed, waits or, as far as it is known, died."""
+    if one.state in (RUNNING, DONE):
+        return ""
+    if one.idle:
+        return "for a new launch: never begun"
+    if one.state == WAITING:
+        return one.reason
+    told = str(one.status.get("damaged") or one.status.get("error") or "")
+    return told or (_last_words(one) if one.state == LOST else "")
+
+
+def _last_words(one: RunState) -> str:
+    """The last line in the log of a lost run's task, which may name a module that is missing."""
+    for path in _task_logs(one, ".err"):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", errors="replace").split("\n")
+        if told := [line.strip() for line in lines if line.strip()]:
+            return told[-1][:_SHOWN_CHARACTERS]
+    return ""
+
+
+def _task_logs(one: RunState, suffix: str) -> list[Path]:
+    """What a run's task printed, the newest first."""
+    job = one.status.get("where", {}).get("job") or one.launch.job_of(one.task)
+    found = [*one.launch.folder.glob(f"{job}_*{suffix}")] if job else []
+    found += one.launch.folder.glob(f"task-{one.task}{suffix}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _within(one: RunState) -> str:
+    return str(one.status.get("within", "")) if one.state == RUNNING else ""
 
 
 def _cases(one: RunState) -> str:
@@ -135,12 +173,14 @@ def _rate(one: RunState) -> str:
     speed = rate(one) if one.state == RUNNING else None
     if speed is None:
         return "-"
-    return f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.1f}/min"
+    return pace(speed)
 
 
 def _end(found: Sequence[RunState]) -> Text:
     expected = outlook(found)
     said = f"{expected.runs_done} of {expected.runs} runs done"
+    if idle := sum(one.idle for one in found):
+        said += f"; {idle} wait for a new launch (the same command, or retry)"
     if expected.seconds_left is None:
         return Text(f"{said}; nothing tells yet when the others will be")
     if expected.seconds_left == 0:
@@ -154,23 +194,39 @@ def cancel(sweep: Path) -> int:
 
     Returns:
         How many jobs or processes were told.
+
+    Raises:
+        ValueError: If some of it runs on another machine.
     """
     known = launches(sweep)
-    names = {one.job_name(n) for one in known for n in range(len(one.arrays))}
-    jobs = [item.job for item in slurm.queue() if item.name in names] if names else []
+    clusters = {one.id: one.user for one in known if one.kind == "slurm"}
+    queued = slurm.queue(clusters.values()) if clusters else []
+    jobs = [item.job for item in queued if (place_of(item.name) or ("",))[0] in clusters]
     slurm.cancel(jobs)
     told = len(jobs)
     for launch in known:
-        if launch.kind == "slurm" or (process := launch.at_work_in()) is None:
-            continue
-        if launch.where != socket.gethostname():
-            raise ValueError(f"launch {launch.id} runs on {launch.where}: cancel it there")
-        os.kill(process, signal.SIGTERM)
-        told += 1
+        for process, host in _processes(launch) if launch.kind != "slurm" else ():
+            if host != socket.gethostname():
+                raise ValueError(f"launch {launch.id} runs on {host}: cancel it there")
+            with suppress(ProcessLookupError):  # it ended just now
+                os.kill(process, signal.SIGTERM)
+                told += 1
     return told
 
 
-def retry(sweep: Path) -> None:
+def _processes(launch: Launch) -> list[tuple[int, str]]:
+    """What sees to a launch here, each with its host.
+
+    That is the launching process, which tells those that it started, or, where it was killed, those
+    themselves.
+    """
+    if (first := launch.at_work_in()) is not None:
+        return [first]
+    found = (holder(launch.task_lock(task)) for task in range(len(launch.tasks)))
+    return [one for one in found if one is not None]
+
+
+def retry(sweep: Path, *, trust_writers: bool = False) -> None:
     """Launch again what is not finished, with the frozen configs."""
     from kn_sweeps.sweeps.launching import again
 
@@ -180,7 +236,26 @@ def retry(sweep: Path) -> None:
         waiting = sum(one.state in (WAITING, RUNNING) for one in found)
         print(f"nothing to retry: {waiting} runs wait or run, the others are done")
         return
-    again(unfinished)
+    again(unfinished, trust_writers=trust_writers)
+
+
+def forget(sweep: Path) -> int:
+    """Forget the failed runs: they are shown and retried no more, unless launched again.
+
+    Rows that one has stay, for a launch to go on from.
+
+    Returns:
+        How many there were.
+    """
+    with planning(sweep):
+        found = states(sweep, launches(sweep)).items()
+        failed = [run for run, one in found if one.state == FAILED]
+        forget_runs(sweep, failed)
+        for run in failed:
+            directory = RunDirectory(sweep / run)
+            if not (directory.busy() or directory.chunk(0) is not None or directory.done()):
+                shutil.rmtree(directory.path, ignore_errors=True)
+    return len(failed)
 
 
 def logs(sweep: Path, name: str) -> None:
@@ -195,12 +270,8 @@ def logs(sweep: Path, name: str) -> None:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
         raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
     (one,) = matching
-    job = one.status.get("where", {}).get("job") or one.launch.job_of(one.task)
     files = [sweep / one.run.id / "run.log"]
-    if job:
-        files += sorted(one.launch.folder.glob(f"{job}_*.out")) + sorted(
-            one.launch.folder.glob(f"{job}_*.err")
-        )
+    files += [path for suffix in (".out", ".err") for path in _task_logs(one, suffix)]
     for path in files:
         print(f"== {path}")
         if path.is_file():
@@ -241,6 +312,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         one.add_argument("sweep", nargs=many, help="results/NAME or NAME")
         if name == "show":
             one.add_argument("--watch", action="store_true", help=f"again every {_EVERY_S:.0f} s")
+        if name == "retry":
+            more = "though others may write to the results folder, and run code as you"
+            one.add_argument("--trust-writers", action="store_true", help=more)
         if name == "logs":
             one.add_argument("run", help="a run's id, or how it starts")
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -267,12 +341,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"told to stop: {cancel(sweep)}")
             elif chosen.command == "retry":
                 with listening():
-                    retry(sweep)
+                    retry(sweep, trust_writers=chosen.trust_writers)
+            elif chosen.command == "forget":
+                print(f"failed runs forgotten: {forget(sweep)}")
             else:
                 logs(sweep, chosen.run)
     except (KeyboardInterrupt, Interrupted):
         return 130
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        print(f"error: {about_files(error)}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

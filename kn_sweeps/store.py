@@ -7,14 +7,15 @@
         measurements/  one parquet file a measurement
         summary.json  written last: it marks the run as done
 
-Every file appears by rename, so it is whole or absent. A chunk's rows are written after what
-belongs to them: a chunk with rows is finished.
+Every file appears by rename, so it is whole or absent. A chunk is finished once its JSON is there,
+which is written last and holds the checksums of its other files, as summary.json holds those of
+the run's. What is damaged is noticed when it is read, moved aside and computed again
+(`integrity`).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,17 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from kn_sweeps.files import held, is_held, write_atomically, write_json
+from kn_sweeps.files import finite, held, held_by, is_held, write_atomically, write_json
+from kn_sweeps.integrity import (
+    DamagedError,
+    checksum,
+    quarantined,
+    read_sealed,
+    unless_damaged,
+    verify,
+    write_sealed,
+)
+from kn_sweeps.progress import kept
 
 # Reading results takes no model library: what writes or reads edits imports it.
 if TYPE_CHECKING:
@@ -35,6 +46,13 @@ if TYPE_CHECKING:
     from kn_sweeps.methods.base import Plan
 
 Record = dict[str, Any]
+
+_AGAIN = "the command that made the run computes it again"
+_PARTS = (".edits", ".safetensors", ".measured", ".parquet")
+_RESULTS = (
+    *("rows.parquet", "neurons.json", "contexts.json", "attributions.safetensors"),
+    *("edits.safetensors", "provenance.json"),
+)
 
 
 class RunBusyError(ValueError):
@@ -47,6 +65,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         """Name the directory; it is created by `opened`."""
         self.path = path
+        self._chunks: dict[int, Record] = {}
         self._parts = path / "parts"
         self._edits = path / "edits.safetensors"
         self._measurements = path / "measurements"
@@ -56,10 +75,45 @@ class RunDirectory:
         """The file that marks the run as done."""
         return self.path / "summary.json"
 
-    def done(self, since: float = 0.0) -> bool:
-        """Whether the run is finished, and was not before `since` (seconds since 1970)."""
-        path = self.summary_path
-        return path.is_file() and path.stat().st_mtime >= since
+    def done(self, since: str | None = None) -> bool:
+        """Whether the run is finished, and, given a launch's id, by that launch or a later one."""
+        if since is None or not self.summary_path.is_file():
+            return self.summary_path.is_file()
+        summary = unless_damaged(self.summary, _AGAIN)
+        return summary is not None and str(summary.get("launch") or "") >= since
+
+    def summary(self) -> dict[str, Any]:
+        """What a finished run's summary says.
+
+        Raises:
+            DamagedError: If it is not what was written.
+            FileNotFoundError: If the run is not finished.
+        """
+        return read_sealed(self.summary_path)
+
+    def whole(self, *, thorough: bool, aside: bool = True) -> bool:
+        """Whether a finished run's files are what was written; it is finished no more otherwise.
+
+        Args:
+            thorough: Read them all; otherwise their sizes have to do.
+            aside: Move what is damaged aside.
+        """
+        try:
+            for name, expected in self.summary().get("files", {}).items():
+                verify(self.path / name, expected, thorough=thorough)
+        except FileNotFoundError:
+            return False
+        except DamagedError as error:
+            if aside:
+                quarantined(error, _AGAIN)
+                if self.done():  # it is not what is damaged
+                    self.summary_path.replace(self.path / "summary.json.before")
+            return False
+        return True
+
+    def begun(self) -> bool:
+        """Whether it has chunks to go on from."""
+        return next(self._parts.glob("*.json"), None) is not None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -72,7 +126,8 @@ class RunDirectory:
         with held(self.path / ".lock") as mine:
             if mine is None:
                 raise RunBusyError(
-                    f"another process is working on run {self.path.name} ({self.path})"
+                    f"another process is working on run {self.path.name}: "
+                    f"{held_by(self.path / '.lock')}"
                 )
             yield
 
@@ -80,19 +135,52 @@ class RunDirectory:
         """Whether a process is working on it."""
         return is_held(self.path / ".lock")
 
-    def forget_chunks(self, before: float = math.inf) -> None:
+    def forget_chunks(self, since: str | None = None) -> None:
         """Start over. What a finished run left stays until the new run is complete.
 
         Args:
-            before: Chunks that are younger (seconds since 1970) stay too.
+            since: A launch's id: chunks that were begun by it or a later one stay too.
         """
-        first = self._part(0, "parquet")
-        if not first.is_file() or first.stat().st_mtime < before:
+        first = self.chunk(0)
+        if since is None or first is None or first["launch"] < since:
             shutil.rmtree(self._parts, ignore_errors=True)
+            self._chunks.clear()
 
-    def has_chunk(self, chunk: int) -> bool:
-        """Whether a chunk of cases is finished."""
-        return self._part(chunk, "parquet").is_file()
+    def chunk(self, number: int) -> Record | None:
+        """What is known of a finished chunk of cases; None where it is to be computed.
+
+        One that is damaged is moved aside.
+
+        Returns:
+            `start` and `cases`, which cases it holds; `seconds`, which they took; `launch` and
+            `code`, by which it was computed; `located` and `contexts`.
+        """
+        if number not in self._chunks:
+            marker = self._part(number, "json")
+            try:
+                found = read_sealed(marker)
+                for name, expected in found["files"].items():
+                    verify(self._parts / name, expected)
+            except (FileNotFoundError, KeyError):  # none, or of a version without checksums
+                return None
+            except DamagedError as error:
+                quarantined(error, "its cases are computed again")
+                marker.unlink(missing_ok=True)
+                return None
+            self._chunks[number] = found
+        return self._chunks[number]
+
+    def chunks(self) -> list[Record]:
+        """What is known of every finished chunk, in their order."""
+        numbers = sorted(int(path.stem) for path in self._parts.glob("*.json"))
+        return [one for one in map(self.chunk, numbers) if one is not None]
+
+    def forget_from(self, number: int) -> None:
+        """Forget a chunk and all behind it."""
+        for path in self._parts.glob("*.json"):
+            if int(path.stem) >= number:
+                path.unlink()
+                self._chunks.pop(int(path.stem), None)
 
     def add_chunk(
         self,
@@ -100,22 +188,36 @@ class RunDirectory:
         rows: Sequence[Record],
         plan: Plan,
         measured: Mapping[str, Sequence[Record]] | None = None,
+        **about: Any,
     ) -> None:
-        """Save a finished chunk."""
+        """Save a finished chunk.
+
+        Args:
+            chunk: Its number.
+            rows: Its rows.
+            plan: Its edits, and what belongs to them.
+            measured: What was measured beside the rows, by name.
+            about: What else `chunk` is to say of it.
+        """
         from kn_sweeps.edits import save_edits
 
         self._parts.mkdir(exist_ok=True)
-        about = {
-            "located": [asdict(found) for found in plan.located],
-            "contexts": plan.contexts,
-        }
-        write_json(self._part(chunk, "json"), about)
         write_atomically(self._part(chunk, "edits"), lambda p: save_edits(p, plan.edits))
         scores = {source: rows.cpu().numpy() for source, rows in plan.attributions.items()}
         write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(scores, p))
         for name, records in (measured or {}).items():
             _write_frame(self._part(chunk, f"{name}.measured"), pd.DataFrame(list(records)))
         _write_frame(self._part(chunk, "parquet"), pd.DataFrame.from_records(list(rows)))
+        files = [p for p in self._parts.glob(f"{chunk:06d}.*") if p.suffix in _PARTS]
+        record = {
+            **about,
+            "located": [asdict(found) for found in plan.located],
+            "contexts": plan.contexts,
+            "files": {path.name: checksum(path) for path in files},
+        }
+        write_sealed(self._part(chunk, "json"), record)
+        kept()
+        self._chunks[chunk] = finite(record)
 
     def failed(self, chunks: int) -> dict[str, str]:
         """By case, why it could not be edited."""
@@ -141,9 +243,7 @@ class RunDirectory:
 
         frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
         rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        about = [
-            json.loads(self._part(i, "json").read_text(encoding="utf-8")) for i in range(chunks)
-        ]
+        about = [read_sealed(self._part(i, "json")) for i in range(chunks)]
         located = [found for one in about for found in one["located"]]
         contexts: list[str] = next((one["contexts"] for one in about if one["contexts"]), [])
         scores: dict[str, list[NDArray[Any]]] = {}
@@ -175,22 +275,47 @@ class RunDirectory:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as done."""
-        write_json(self.summary_path, summary)
+        names = [name for name in _RESULTS if (self.path / name).is_file()]
+        names += [
+            str(p.relative_to(self.path)) for p in sorted(self._measurements.glob("*.parquet"))
+        ]
+        files = {name: checksum(self.path / name) for name in names}
+        write_sealed(self.summary_path, {**summary, "files": files})
         shutil.rmtree(self._parts, ignore_errors=True)
 
     def rows(self) -> pd.DataFrame:
-        """All rows of a run whose chunks are joined."""
-        return pd.read_parquet(self.path / "rows.parquet")
+        """All rows of a run whose chunks are joined.
+
+        Raises:
+            DamagedError: If they are not what was written, as all that reads a finished run.
+        """
+        return pd.read_parquet(self._verified("rows.parquet"))
 
     def measurements(self) -> dict[str, pd.DataFrame]:
         """What was measured beside the rows, by name."""
         files = sorted(self._measurements.glob("*.parquet"))
-        return {file.stem: pd.read_parquet(file) for file in files}
+        return {
+            file.stem: pd.read_parquet(self._verified(f"measurements/{file.name}"))
+            for file in files
+        }
 
     def located(self) -> list[Record]:
         """What was located, an edit."""
-        found: list[Record] = json.loads((self.path / "neurons.json").read_text(encoding="utf-8"))
+        text = self._verified("neurons.json").read_text(encoding="utf-8")
+        found: list[Record] = json.loads(text)
         return found
+
+    def _verified(self, name: str) -> Path:
+        """The path of a file that is read, once it is checked."""
+        path = self.path / name
+        expected = self.summary().get("files", {}) if self.summary_path.is_file() else {}
+        if name in expected:
+            try:
+                verify(path, expected[name])
+            except DamagedError as error:
+                quarantined(error, _AGAIN)
+                raise
+        return path
 
     def chunk_edits(self, chunk: int) -> dict[str, Edit]:
         """The edits of a finished chunk."""
@@ -211,11 +336,11 @@ class RunDirectory:
             )
         from kn_sweeps.edits import load_edits
 
-        return load_edits(self._edits)
+        return load_edits(self._verified(self._edits.name))
 
     def attributions(self) -> dict[str, NDArray[Any]]:
         """Neuron scores of every located prompt, by source."""
-        return load_file(self.path / "attributions.safetensors")
+        return load_file(self._verified("attributions.safetensors"))
 
     def _part(self, chunk: int, suffix: str) -> Path:
         return self._parts / f"{chunk:06d}.{suffix}"

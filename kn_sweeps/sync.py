@@ -14,68 +14,14 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from kn_sweeps.dashboards.following import EVERY_S, Following
 
 if TYPE_CHECKING:
     from kn_sweeps.dashboards.candidates import Sweep
-    from kn_sweeps.dashboards.publisher import Publisher, Result
-
-EVERY_S = 10.0
-"""How often a sweep that is followed is looked at."""
-_HEARTBEAT_S = 120.0
-"""A run that is silent for longer counts as crashed on W&B."""
-
-
-class Following:
-    """Publishes a sweep's runs again and again, and says what is worth saying once."""
-
-    def __init__(self, sweep: Sweep, publisher: Publisher, said: Callable[[str], None]) -> None:
-        """Follow a sweep; `said` is told what went wrong, a line each."""
-        self.sweep, self.publisher, self._said = sweep, publisher, said
-        self._reasons: dict[Path, str] = {}
-        self._sent: dict[Path, float] = {}
-        self.counts: Counter[str] = Counter()
-
-    def look(self, only: Callable[[Path], bool] = lambda _: True) -> bool:
-        """Publish what is new; gives whether all is there.
-
-        Args:
-            only: Which run directories.
-        """
-        from kn_sweeps.dashboards.reading import state_of
-
-        jobs = self.sweep.jobs()
-        found, broken = self.sweep.candidates()
-        chosen = [run for run in found if only(run.directory)]
-        silent = [
-            run.directory
-            for run in chosen
-            if run.directory in self._sent
-            and time.monotonic() - self._sent[run.directory] > _HEARTBEAT_S
-            and state_of(run.directory, jobs) == "running"
-        ]
-        results = self.publisher.publish(chosen, jobs, self._told, silent)
-        for path, why in broken.items():
-            if only(path):
-                self._failed(path, path.name, why)
-        self.counts = Counter(result.what for result in results)
-        return not self.counts["failed"] and not any(only(path) for path in broken)
-
-    def _told(self, result: Result) -> None:
-        path = result.run.directory
-        if result.what == "failed":
-            self._failed(path, f"{path.name} [{result.run.name}]", result.why)
-        else:
-            self._sent[path] = time.monotonic()
-            self._reasons.pop(path, None)
-
-    def _failed(self, path: Path, shown: str, why: str) -> None:
-        if self._reasons.get(path) != why:
-            self._said(f"{shown}: {why}")
-        self._reasons[path] = why
+    from kn_sweeps.dashboards.publisher import Publisher
 
 
 def sync(sweep: Sweep, publisher: Publisher, every_s: float | None = None) -> int:

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kn_sweeps.interruption import check
+from kn_sweeps.counting import counted
 from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
@@ -165,7 +165,7 @@ class _Tracing:
         corrupted = float(self._whole("mlp", unrestored).mean())
         effects: dict[Component, Tensor] = {}
         layers = self._lm.architecture.layers
-        for component in components:
+        for component in counted(components, "component"):
             cells = [
                 _Cell(position, *self._range(component, layer), sample)
                 for position in self._positions
@@ -189,8 +189,7 @@ class _Tracing:
         """Cells of whole (position, sample) pairs, as many as fit."""
         layers = self._lm.architecture.layers
         pairs = max(1, self._max_rows // (layers * len(self._rows)))
-        for start in range(0, len(cells), pairs * layers):
-            check()
+        for start in counted(range(0, len(cells), pairs * layers), "batch of states"):
             yield cells[start : start + pairs * layers]
 
     def _values(self, component: Component, cells: Sequence[_Cell]) -> Float[Tensor, " cells"]:

@@ -87,6 +87,30 @@ def test_a_sweep_goes_on_after_a_failed_run_and_says_so(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("summary.json"))) == 1
 
 
+def test_a_tilde_is_the_home_directory_wherever_a_path_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    (home / "facts").mkdir(parents=True)
+    folders = [ROOT / f"kn_sweeps/data/bundled/pararel/{name}" for name in ("facts", "patterns")]
+    for folder in folders:
+        (home / "facts" / folder.name).symlink_to(folder)
+    (home / "model").symlink_to(ROOT / "kn_sweeps/models/tiny/tiny_gpt2")
+    pretrained = ["model=gpt2", "model.name=~/model", "model.layers=null", "model.rome.layer=0"]
+    arguments = [*QUICK, *pretrained, "dataset.root=~/facts", "results_dir=~/results"]
+    for more in ([], ["-m", "seed=1"]):
+        heavy, printed = imported_by(tmp_path, "launch", *more, *arguments)
+        assert "torch" in heavy, printed
+    assert len(list((home / "results").rglob("summary.json"))) == 2
+    for program in ("analysis.table", "kn_sweeps.status"):
+        _, printed = imported_by(tmp_path, program, "~/results/default")
+        assert "none" in printed, program
+    _, printed = imported_by(tmp_path, "launch", "-m", *QUICK, "results_dir=~nobody-here/r")
+    assert "~nobody-here/r: there is no such home directory" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_a_sweep_run_twice_computes_once(tmp_path: Path) -> None:
     first = launch(tmp_path, "-m", *QUICK, "seed=0,1")
     assert first.returncode == 0, first.stderr

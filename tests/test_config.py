@@ -144,3 +144,58 @@ def test_the_configs_of_the_hub_have_romes_published_layers() -> None:
 def test_conf_lies_where_the_command_line_looks() -> None:
     assert (CONF / "config.yaml").is_file()
     assert isinstance(CONF, Path)
+
+
+PUBLISHED_KN = {
+    "quadrature": "linspace",
+    "steps": 20,
+    "refine": "published",
+    "site": "pre_activation",
+    "where": "read",
+}
+PUBLISHED_ROME = {
+    "key_mode": "original",
+    "kl_position": "subject",
+    "context_openings": ("The", "Therefore", "Because", "I", "You"),
+    "context_lengths": (4, 9),
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [(["method=kn"], PUBLISHED_KN), (["method=rome"], PUBLISHED_ROME)],
+)
+def test_compat_sets_what_the_published_code_does_of_a_method_and_of_its_control(
+    overrides: list[str], expected: dict[str, Any]
+) -> None:
+    (method,) = overrides
+    control = ["method=random", method.replace("method", "method@method.of")]
+    made = build(composed("compat=kn_thesis", method), RunConfig).method
+    controlled = build(composed("compat=kn_thesis", *control), RunConfig).method.of
+    assert made == controlled
+    assert {name: getattr(made, name) for name in expected} == expected
+    ours = build(composed(method), RunConfig).method
+    assert all(getattr(ours, name) != one for name, one in expected.items() if name != "steps")
+
+
+def test_compat_sets_the_metrics_that_are_asked_for() -> None:
+    metric = build(composed("compat=kn_thesis"), RunConfig).metric
+    assert metric["localisation"].pooled_by == "target_type"
+    assert metric["probability"].relative_to == "smaller"
+    assert set(composed("compat=kn_thesis", "metric=[reliability]")["metric"]) == {"reliability"}
+
+
+def test_compat_counts_where_it_is_taken_only() -> None:
+    """It is in a run's id as what it makes of the method, and nothing else."""
+
+    def identity(*overrides: str) -> str:
+        return run_id(composed(*overrides), "model", "data")
+
+    assert "compat" not in composed("compat=kn_thesis")
+    assert identity("compat=kn_thesis") != identity()
+    assert identity("compat=ours") == identity()
+    assert identity("compat=kn_thesis", "method=ft") == identity("method=ft")
+    for override in ("method.where=everywhere", "method.refine=nearest"):
+        assert identity("compat=kn_thesis", override) != identity("compat=kn_thesis")
+    own = [f"method.{name}={value}" for name, value in PUBLISHED_KN.items()]
+    assert identity(*own) == identity("compat=kn_thesis")

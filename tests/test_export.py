@@ -15,6 +15,7 @@ from kn_sweeps.export import main
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.loading import Pretrained, RomeSettings
 from kn_sweeps.run import run
+from tests.models.folders import folder, weights, write
 from tests.test_config import composed
 
 FACTS = ("dataset=pararel", "dataset.relations=[P36]", "limit=3", "tracker=none")
@@ -67,3 +68,16 @@ def test_what_cannot_be_exported_is_refused(
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
+
+
+def test_a_model_that_changed_since_it_was_edited_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = folder(tmp_path / "m")
+    where = ("model=gpt2", f"model.name={at}", "model.layers=5", "model.data_source=bundled")
+    directory = _run(tmp_path, *where, "method=rome", "method.layer=1", "method.steps=2")
+    case = pd.read_parquet(directory / "rows.parquet")["case"].iloc[0]
+    write(at, {name: tensor * 1.01 for name, tensor in weights(at).items()})
+    with pytest.raises(SystemExit):
+        main([str(directory), case, str(tmp_path / "out")])
+    assert "is not the one that was edited" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def _fail_on_a_full_disk(
     directory: Path, monkeypatch: pytest.MonkeyPatch, *full: tuple[Any, str]
 ) -> None:
     def work() -> None:
-        with reported(directory):
+        with reported(directory, "a launch"):
             for place, name in full:
                 monkeypatch.setattr(place, name, _full)
             raise FULL
@@ -69,7 +69,7 @@ def _fail_on_a_full_disk(
 def test_a_failed_run_says_so_where_no_new_file_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_json"))
+    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_sealed"))
     status = json.loads((tmp_path / STATUS).read_text())
     assert status["state"] == "failed"
     assert "No space left" in status["error"]
@@ -78,7 +78,7 @@ def test_a_failed_run_says_so_where_no_new_file_can_be_written(
 def test_a_status_that_cannot_be_told_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_json"), (Path, "open"))
+    _fail_on_a_full_disk(tmp_path, monkeypatch, (progress, "write_sealed"), (Path, "open"))
     assert not (tmp_path / STATUS).exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 
 import kn_sweeps.run as run_module
-from kn_sweeps import regimes
+from kn_sweeps import pace, regimes
 from kn_sweeps.methods.rome import Rome
+from kn_sweeps.models.loading import Bundled
+from kn_sweeps.progress import Progress
 from kn_sweeps.run import run
 from kn_sweeps.store import RunDirectory
 from tests.test_config import composed
@@ -57,7 +60,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     assert names == {
         *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
         *("attributions.safetensors", "edits.safetensors", "contexts.json", "run.log"),
-        "status.json",
+        *("status.json", "progress.jsonl"),
     }
     summary = json.loads((outcome.directory / "summary.json").read_text())
     assert summary["run_id"] == outcome.directory.name
@@ -73,6 +76,36 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     provenance = json.loads((outcome.directory / "provenance.json").read_text())
     assert set(provenance["stages"]) >= {"load model", "load cases", "edit and evaluate"}
     assert provenance["model_revision"]
+
+
+def test_a_run_tells_how_far_its_step_is_and_computes_the_same(
+    config: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "kn_sweeps")
+    quiet = run(config("sweep=quiet", method=ROME)).directory
+    said: list[str] = []
+    original = Progress.within
+
+    def within(self: Progress, text: str) -> None:
+        original(self, text)
+        (status,) = tmp_path.glob("results/told/*/status.json")
+        said.append(json.loads(status.read_text())["within"])
+
+    monkeypatch.setattr(Progress, "within", within)
+    for name in ("_LINE_S", "_STATUS_S", "_LOG_S", "_FIRST_LOG_S"):
+        monkeypatch.setattr(pace, name, 0.0)
+    told = run(config("sweep=told", method=ROME)).directory
+    assert any(text.startswith("optimisation step 3 of 3, ") for text in said)
+    assert any(text.startswith("round of questions 2 of 2") for text in said)
+    assert all(" left" in text for text in said if "step 2" in text)
+    assert "optimisation step 2 of 3, " in (told / "run.log").read_text()
+    assert json.loads((told / "status.json").read_text())["within"] == ""
+    pd.testing.assert_frame_equal(
+        *(pd.read_parquet(path / "rows.parquet") for path in (quiet, told)), check_exact=True
+    )
 
 
 def test_a_done_run_is_skipped_and_rerun_repeats_it(
@@ -117,10 +150,10 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
     done = _counted(monkeypatch)
     original = run_module.RunDirectory.add_chunk
 
-    def full(self: Any, chunk: int, *args: Any) -> None:
+    def full(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == 1:
             raise stop
-        original(self, chunk, *args)
+        original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module.RunDirectory, "add_chunk", full)
@@ -129,9 +162,9 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
     (directory,) = (tmp_path / "results" / "cut").iterdir()
     assert not (directory / "summary.json").exists()
     assert "ended early" in (directory / "run.log").read_text()
-    assert len(done) == 4
+    assert len(done) == 1 + 2  # a first step of one edit, then steps of two
     outcome = run(config("sweep=cut"))
-    assert len(done) == 4 + 4  # the first chunk of two is not done again
+    assert len(done) == 3 + 5  # the first chunk is not done again
     assert outcome.directory == directory
     pd.testing.assert_frame_equal(pd.read_parquet(directory / "rows.parquet"), expected)
 
@@ -148,8 +181,8 @@ def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
 
     original = run_module.RunDirectory.add_chunk
 
-    def stopping(self: Any, chunk: int, *args: Any) -> None:
-        original(self, chunk, *args)
+    def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
+        original(self, chunk, *args, **about)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -312,9 +345,41 @@ def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
     assert outcome.summary["metrics"]["reliability"]["n"] == 5
 
 
-def test_a_run_whose_edits_all_fail_is_no_result(config: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match="no case could be edited: layer 9 does not exist"):
-        run(config("method.layer=9", method=ROME))
+def test_a_run_whose_edits_all_fail_is_no_result_and_nothing_of_it_is_done(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(*_: Any, **__: Any) -> Any:
+        raise ValueError("all are singular")
+
+    monkeypatch.setattr(Rome, "plan", plan)
+    settings = config(method=ROME)
+    with pytest.raises(ValueError, match="no case could be edited: all are singular"):
+        run(settings)
+    (path,) = Path(settings["results_dir"]).glob("*/*/status.json")
+    status = json.loads(path.read_text())
+    assert (status["state"], status["done"]) == ("failed", 0)
+
+
+@pytest.mark.parametrize("layer", [5, 9, -1])
+def test_a_layer_that_does_not_exist_is_refused_before_anything_is_written(
+    config: Callable[..., dict[str, Any]], layer: int
+) -> None:
+    settings = config(f"method.layer={layer}", method=ROME)
+    with pytest.raises(ValueError, match=rf"method\.layer={layer}: model .* choose from 0 to 4"):
+        run(settings)
+    assert not list(Path(settings["results_dir"]).glob("*/*/status.json"))
+
+
+def test_a_layer_that_only_the_loaded_model_tells_ends_the_run_as_failed(
+    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundled, "described", lambda _: None)
+    settings = config("method.layer=9", "model.layers=null", method=ROME)
+    with pytest.raises(ValueError, match="choose from 0 to 4"):
+        run(settings)
+    (path,) = Path(settings["results_dir"]).glob("*/*/status.json")
+    status = json.loads(path.read_text())
+    assert (status["state"], status.get("done", 0)) == ("failed", 0)
 
 
 @pytest.mark.parametrize("each", [None, 2])
@@ -349,10 +414,10 @@ def test_a_sequence_cut_off_goes_on_with_the_same_rows(
     expected = run(config(*settings, "sweep=whole", method=ROME))
     original = run_module.RunDirectory.add_chunk
 
-    def stopping(self: Any, chunk: int, *args: Any) -> None:
+    def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == stop_at:
             raise KeyboardInterrupt
-        original(self, chunk, *args)
+        original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
@@ -383,3 +448,22 @@ def test_edits_are_kept_for_export_within_bounds(config: Callable[..., dict[str,
     without = run(config("keep_edits_gib=0", "sweep=none", method=ROME))
     with pytest.raises(ValueError, match="did not keep its edits; raise keep_edits_gib"):
         RunDirectory(without.directory).edits()
+
+
+def test_the_rows_of_kn_depend_neither_on_the_cache_nor_on_the_steps(
+    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
+    method = ("method=kn", "method.tol=0.05")
+
+    def located(*more: str, size: int = 2) -> list[Any]:
+        monkeypatch.setattr(regimes, "CHUNK", size)
+        directory = RunDirectory(run(config(*more, method=method)).directory)
+        scores = directory.attributions()
+        return [{name: scores[name].tobytes() for name in sorted(scores)}, directory.located()]
+
+    cold = located("sweep=none")
+    assert located("sweep=other_steps", size=16) == cold
+    run(config("sweep=some", "attribution_cache_gib=1", "limit=2", method=method))
+    for name in ("warm", "warmer"):
+        assert located(f"sweep={name}", "attribution_cache_gib=1") == cold

@@ -1,141 +1,127 @@
-"""What W&B is told, read back from its offline log."""
+"""A run writes nothing but its directory, and waits for no dashboard, whatever becomes of that."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from PIL import Image
 
-import kn_sweeps.tracking as tracking
+import kn_sweeps.run as run_module
+from kn_sweeps.dashboards import following
+from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.run import run
+from tests.dashboards.runs import assert_complete
+from tests.servers.wandb import WandbServer
 from tests.test_config import composed
 
+ROOT = Path(__file__).parent.parent
 QUICK = ("dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none")
 
 
-def _inspect(directory: Path) -> dict[str, Any]:
-    (offline,) = directory.glob("wandb/offline-run-*")
+def launched(
+    server: WandbServer, results: Path, *overrides: str
+) -> tuple[subprocess.CompletedProcess[str], float]:
+    """The command of users; gives also how long it took."""
+    home = results.parent / "home"
+    home.mkdir(exist_ok=True)
+    own = {name: value for name, value in os.environ.items() if name != "KN_SWEEPS_DATA"}
+    began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(offline)],
+        [sys.executable, str(ROOT / "launch.py"), *QUICK, f"results_dir={results}", *overrides],
+        env=own | server.environment(str(home)) | {"PYTHONPATH": str(ROOT)},
+        cwd=results.parent,
         capture_output=True,
         text=True,
         timeout=120,
-        check=True,
+        check=False,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return done, time.monotonic() - began
 
 
-@pytest.mark.filterwarnings("default")
-def test_an_offline_run_has_its_id_group_config_and_headline_numbers(tmp_path: Path) -> None:
-    outcome = run(composed(*QUICK, f"results_dir={tmp_path}", "sweep=mine", "tracker=wandb"))
-    text = json.dumps(_inspect(tmp_path / "mine"))
-    for wanted in (outcome.directory.name, "mine", "reliability", "reliability_low", "tiny_gpt2"):
-        assert wanted in text
+def rows(results: Path) -> pd.DataFrame:
+    (path,) = results.glob("default/*/rows.parquet")
+    return pd.read_parquet(path)
 
 
-@pytest.mark.filterwarnings("default")
-def test_a_failed_run_is_marked_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kn_sweeps.run as run_module
+def test_a_run_leaves_what_it_leaves_without_a_tracker(tmp_path: Path) -> None:
+    files = {}
+    for tracker in ("none", "wandb"):
+        results = tmp_path / tracker
+        run(composed(*QUICK, f"tracker={tracker}", f"results_dir={results}"))
+        files[tracker] = {str(path.relative_to(results)) for path in results.rglob("*")}
+    assert files["wandb"] == files["none"]
+    assert not following._beside, "nothing is started unless mode=online"
 
+
+def test_online_runs_are_there_when_the_command_ends(
+    wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    done, _ = launched(wandb_server, tmp_path / "results", "tracker.mode=online")
+    assert done.returncode == 0, done.stderr
+    assert "W&B" not in done.stderr
+    assert_complete(wandb_server, tmp_path / "results" / "default")
+
+
+def test_a_server_that_does_not_answer_costs_some_seconds_a_warning_and_no_row(
+    wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    done, without = launched(wandb_server, tmp_path / "none", "tracker=none")
+    assert done.returncode == 0
+    for number, fault in enumerate(("hang", 401)):
+        wandb_server.fails("", fault)
+        results = tmp_path / str(number)
+        done, took = launched(wandb_server, results, "tracker.mode=online")
+        wandb_server.heals()
+        assert done.returncode == 0
+        assert done.stderr.count("W&B") == 1, done.stderr
+        assert "sends it later" in done.stderr
+        assert took < without + following._LINGER_S + 10
+        pd.testing.assert_frame_equal(rows(results), rows(tmp_path / "none"), check_exact=True)
+    assert not wandb_server.runs
+
+
+def test_a_run_that_fails_is_shown_as_failed(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
 
+    for name, value in wandb_server.environment(str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(run_module, "scored", fail)
     with pytest.raises(RuntimeError, match="broken"):
-        run(composed(*QUICK, f"results_dir={tmp_path}", "tracker=wandb"))
-    assert _inspect(tmp_path / "default")["exit_code"] == 1
+        run(composed(*QUICK, f"results_dir={tmp_path / 'results'}", "tracker.mode=online"))
+    following.end(linger_s=60)
+    assert_complete(wandb_server, tmp_path / "results" / "default")
+    (shown,) = wandb_server.runs.values()
+    assert (shown.state, shown.summary["error"]) == ("failed", "RuntimeError: broken")
 
 
-@pytest.mark.filterwarnings("default")
-def test_disabled_writes_nothing(tmp_path: Path) -> None:
-    run(composed(*QUICK, f"results_dir={tmp_path}", "tracker.mode=disabled"))
-    assert not list(tmp_path.rglob("offline-run-*"))
+def test_a_finished_run_goes_where_it_is_asked_to_now(tmp_path: Path) -> None:
+    place = f"results_dir={tmp_path}"
+    run(composed(*QUICK, place, "tracker=none"))
+    outcome = run(composed(*QUICK, place, "tracker.project=elsewhere"))
+    assert not outcome.computed
+    assert read_config(outcome.directory)["tracker"]["project"] == "elsewhere"
+    run(composed(*QUICK, place, "tracker=none"))
+    assert read_config(outcome.directory)["tracker"]["project"] == "elsewhere"
 
 
-def _media(directory: Path, key: str) -> Path:
-    (path,) = directory.glob(f"wandb/offline-run-*/files/media/*/{key}_*")
-    return path
-
-
-@pytest.fixture(scope="module")
-def located(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A sweep with one offline run that located neurons, and the run's summary."""
-    results = tmp_path_factory.mktemp("results")
-    chosen = (*QUICK[:3], "method=kn", "tracker=wandb", f"results_dir={results}", "sweep=mine")
-    return results / "mine", dict(run(composed(*chosen)).summary)
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_run_logs_a_table_of_every_metric_with_its_interval_and_n(
-    located: tuple[Path, dict[str, Any]],
+def test_following_costs_a_run_next_to_nothing(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep, summary = located
-    table = json.loads(_media(sweep, "metrics").read_text(encoding="utf-8"))
-    assert table["columns"] == ["metric", "value", "low", "high", "n"]
-    logged = {name: parts for name, *parts in table["data"]}
-    assert logged == {
-        name: [estimate[part] for part in table["columns"][1:]]
-        for name, estimate in summary["metrics"].items()
-    }
-
-
-@pytest.mark.filterwarnings("default")
-def test_a_run_logs_its_example_rows_and_its_figures(
-    located: tuple[Path, dict[str, Any]],
-) -> None:
-    sweep, _ = located
-    examples = json.loads(_media(sweep, "examples").read_text(encoding="utf-8"))
-    assert "post_answer" in examples["columns"]
-    for key in ("headline", "neurons_by_layer"):
-        with Image.open(_media(sweep, key)) as image:
-            assert len(image.convert("L").getcolors() or []) > 2, "something is drawn"
-
-
-class _Recorder:
-    """Takes the place of a W&B run."""
-
-    def __init__(self) -> None:
-        self.summary: dict[str, Any] = {}
-        self.logged: dict[str, Any] = {}
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.logged |= values
-
-
-def _estimate(value: float | None, n: int = 3) -> dict[str, Any]:
-    return {"value": value, "low": value, "high": value, "n": n}
-
-
-@pytest.mark.filterwarnings("default")
-def test_what_was_not_measured_is_not_drawn_or_logged_as_a_number() -> None:
-    run_ = _Recorder()
-    about = dict.fromkeys(("model", "source", "dataset", "method", "intent", "seed", "cases"), "x")
-    metrics = {"reliability": _estimate(0.5), "symmetry": _estimate(None, 0)}
-    rows = pd.DataFrame(columns=list(tracking._SAMPLE_COLUMNS))
-    tracking._WandBReport(run_, 5).results({**about, "metrics": metrics}, rows)
-    assert run_.logged["reliability"] == 0.5
-    assert "symmetry" not in run_.logged
-    assert (run_.summary["symmetry"], run_.summary["symmetry_n"]) == (None, 0)
-    assert set(run_.logged) == {"reliability", "metrics", "examples", "headline"}
-
-
-def test_only_the_headline_is_drawn_shares_and_nats_on_axes_of_their_own() -> None:
-    metrics = {name: _estimate(0.5) for name in ("reliability", "flip_rate", "tau", "effect_size")}
-    figure = tracking._headline_figure(metrics)
-    assert figure is not None
-    shown = {
-        axis.get_xlabel(): [label.get_text() for label in axis.get_yticklabels()]
-        for axis in figure.axes
-    }
-    assert shown == {
-        "share of probes": ["reliability (n=3)", "flip_rate (n=3)"],
-        "nats": ["effect_size (n=3)"],
-    }
-    assert tracking._headline_figure({"tau": _estimate(1.0)}) is None
+    for name, value in wandb_server.environment(str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "sweep").mkdir()
+    following.follow(tmp_path / "sweep" / "first")  # starts the process
+    began = time.monotonic()
+    for number in range(100):
+        following.follow(tmp_path / "sweep" / str(number))
+    assert time.monotonic() - began < 100 * 0.05
+    following.end(linger_s=60)

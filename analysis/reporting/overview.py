@@ -11,7 +11,8 @@ from pathlib import Path
 
 from analysis.runs import Run
 from analysis.table import NOT_A_RUN, Found, identity
-from kn_sweeps.sweeps.states import DONE, RUNNING, every_run, read_status
+from kn_sweeps.progress import read_status
+from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""
@@ -91,10 +92,11 @@ def date(seconds: float) -> str:
 
 def commit(run: Run) -> str:
     """The commit a run was made with, and whether files differed from it."""
-    known = run.provenance.get("commit")
+    codes = run.provenance.get("commits") or [run.provenance]
+    known = ", then ".join(str(code["commit"])[:12] for code in codes if code.get("commit"))
     if not known:
         return "unknown"
-    return f"{str(known)[:12]}{' + uncommitted changes' if run.provenance.get('dirty') else ''}"
+    return f"{known}{' + uncommitted changes' if run.provenance.get('dirty') else ''}"
 
 
 def _unfinished(folder: Path) -> tuple[list[Unfinished], str]:

@@ -88,6 +88,10 @@ class _Return(JobReturn):
             raise self._return_value
         return self._return_value
 
+    @return_value.setter
+    def return_value(self, value: Any) -> None:
+        self._return_value = value
+
     @classmethod
     def of(cls, overrides: Sequence[str], value: Any) -> _Return:
         """That of a run with these overrides."""

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from kn_sweeps.attribution.baselines import activation, grad_x_act
 from kn_sweeps.attribution.cache import VERSION, active_cache
-from kn_sweeps.attribution.integrand import Measure
+from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.models.language_model import LanguageModel
@@ -28,43 +28,50 @@ class Attributor:
         measure: Of the target.
         quadrature: For integrated gradients.
         max_rows: Rows in one forward pass; bounds memory.
+        site: Where integrated gradients scale neurons.
     """
 
     kind: Kind = "integrated_gradients"
     measure: Measure = "probability"
     quadrature: Quadrature = Quadrature()
     max_rows: int = 512
+    site: Site = "activation"
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist."""
         for name, value, known in (
             ("attribution", self.kind, get_args(Kind)),
             ("measure", self.measure, get_args(Measure)),
+            ("site", self.site, get_args(Site)),
         ):
             if value not in known:
                 raise ValueError(f"{name} {value!r}; choose from {', '.join(known)}")
+        if self.site != "activation" and self.kind != "integrated_gradients":
+            raise ValueError(f"site={self.site} is of integrated_gradients, not of {self.kind}")
         if self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
 
     def __call__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
         """Attribute each prompt's target; equal prompts once, and cached ones not at all.
 
+        Which prompts share batches decides the last digits, so prompts are kept together as they
+        are given: either all of them are cached by a call with the same ones, or all are computed.
+        Scores are then the same bit for bit whatever was cached before.
+
         Of an edited model nothing is cached: a revision does not say what its weights are.
         """
         cache = active_cache() if lm.revision and not lm.is_edited else None
-        keys = [self._key(lm, prompt) for prompt in prompts]
-        found: dict[str, Attribution] = {}
-        missing: dict[str, Encoded] = {}
-        for key, prompt in zip(keys, prompts, strict=True):
-            if cache is not None and key not in found and (kept := cache.get(key)) is not None:
-                found[key] = kept
-            elif key not in found:
-                missing[key] = prompt
-        for key, new in zip(missing, self._computed(lm, list(missing.values())), strict=True):
-            found[key] = new
-            if cache is not None:
-                cache.put(key, new)
-        return [found[key] for key in keys]
+        distinct = list({(prompt.ids, prompt.target): prompt for prompt in prompts}.values())
+        keys = self._keys(lm, distinct)
+        found = [cache.get(key) for key in keys] if cache is not None else []
+        known = [one for one in found if one is not None]
+        if len(known) < len(distinct):
+            known = self._computed(lm, distinct)
+            for key, new in zip(keys, known, strict=True):
+                if cache is not None:
+                    cache.put(key, new)
+        by_prompt = {(p.ids, p.target): one for p, one in zip(distinct, known, strict=True)}
+        return [by_prompt[prompt.ids, prompt.target] for prompt in prompts]
 
     def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
         rows = lm.fitting(self.max_rows)
@@ -73,15 +80,18 @@ class Attributor:
         if self.kind == "grad_x_act":
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
         return integrated_gradients(
-            lm, prompts, self.quadrature, measure=self.measure, max_rows=rows
+            lm, prompts, self.quadrature, measure=self.measure, site=self.site, max_rows=rows
         )
 
-    def _key(self, lm: LanguageModel, prompt: Encoded) -> str:
+    def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[str]:
+        """Where each of some prompts that are computed together is cached."""
         settings = asdict(self.quadrature) if self.kind == "integrated_gradients" else None
         about = {
             "version": VERSION,
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
-            "query": [prompt.ids, prompt.target],
-            "attribution": [self.kind, self.measure, settings],
+            "attribution": [self.kind, self.measure, self.site, settings],
+            "rows": lm.fitting(self.max_rows),
+            "together": [[prompt.ids, prompt.target] for prompt in prompts],
         }
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        return [f"{whole[:40]}-{number}" for number in range(len(prompts))]

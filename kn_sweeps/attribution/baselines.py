@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.attribution.integrand import Measure, Whole
+from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
+from kn_sweeps.counting import counted
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
 
 
@@ -31,8 +31,8 @@ def activation(
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 
-    def scores(whole: Whole, n: int, tokens: int) -> Float[Tensor, "layers d_ff"]:
-        return whole.neurons[:, n, :tokens].amax(1)
+    def scores(integrand: Integrand, n: int, tokens: int) -> Float[Tensor, "layers d_ff"]:
+        return integrand.whole.neurons[:, n, :tokens].amax(1)
 
     return _plain(lm, prompts, measure, max_rows, scores)
 
@@ -53,10 +53,13 @@ def grad_x_act(
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 
-    def scores(whole: Whole, n: int, _tokens: int) -> Float[Tensor, "layers d_ff"]:
-        values = (at_least_float32(lm.architecture.values(k)) for k in range(len(whole.neurons)))
-        each = zip(whole.neurons[:, n], whole.gradients[:, n], values, strict=True)
-        return torch.stack([(a * (gradient @ w.T)).sum(0) for a, gradient, w in each])
+    def scores(integrand: Integrand, n: int, _tokens: int) -> Float[Tensor, "layers d_ff"]:
+        each = enumerate(
+            zip(integrand.whole.neurons[:, n], integrand.whole.gradients[:, n], strict=True)
+        )
+        return torch.stack(
+            [(a * integrand.by_neuron(k, gradient)).sum(0) for k, (a, gradient) in each]
+        )
 
     return _plain(lm, prompts, measure, max_rows, scores)
 
@@ -66,18 +69,18 @@ def _plain(
     prompts: Sequence[Encoded],
     measure: Measure,
     max_rows: int,
-    scores: Callable[[Whole, int, int], Float[Tensor, "layers d_ff"]],
+    scores: Callable[[Integrand, int, int], Float[Tensor, "layers d_ff"]],
 ) -> list[Attribution]:
     """Attributions without an integral: nothing to be complete, no error to estimate."""
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
     nodes = torch.ones(lm.architecture.layers, dtype=torch.long)
     found: dict[int, Attribution] = {}
-    for group in groups(prompts, max_rows):
-        whole = integrand_of(lm, [prompts[i] for i in group], measure).whole
+    for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
+        integrand = integrand_of(lm, [prompts[i] for i in group], measure)
         for n, i in enumerate(group):
             found[i] = Attribution(
-                scores(whole, n, len(prompts[i].target_ids)).float().cpu(),
-                float(whole.values[n]),
+                scores(integrand, n, len(prompts[i].target_ids)).float().cpu(),
+                float(integrand.whole.values[n]),
                 unknown,
                 unknown,
                 unknown,

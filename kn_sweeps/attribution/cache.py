@@ -14,18 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from kn_sweeps.attribution.integrated_gradients import Attribution
-from kn_sweeps.files import write_atomically
+from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
+from kn_sweeps.progress import kept
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of every key: what another version of the project attributed is computed anew."""
 
 
@@ -45,15 +46,14 @@ class AttributionCache:
     max_bytes: int = 4 * 1024**3
 
     def get(self, key: str) -> Attribution | None:
-        """What was put under `key`; None if it is not there, or not whole."""
+        """What was put under `key`; None if it is not there, or damaged and moved aside."""
         path = self._path(key)
-        try:
-            tensors = load_file(path)
+        found = unless_damaged(partial(load_tensors, path), "it is computed again")
+        if found is None or set(found[0]) != {field.name for field in fields(Attribution)}:
+            return None
+        with suppress(OSError):  # another process has just deleted it
             os.utime(path)  # used just now
-        except (OSError, SafetensorError):
-            return None
-        if set(tensors) != {field.name for field in fields(Attribution)}:
-            return None
+        tensors = found[0]
         value = float(tensors.pop("value"))
         return Attribution(value=value, **tensors)
 
@@ -64,7 +64,8 @@ class AttributionCache:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda at: save_file(tensors, at))
+            save_tensors(path, tensors, {})
+            kept()
         except (OSError, SafetensorError) as error:
             log.warning("attributions are not cached: %s", error)
 
@@ -79,7 +80,7 @@ class AttributionCache:
                     path.unlink()
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob("*/*.safetensors"):
+        for path in self.folder.glob("*/*"):
             with suppress(OSError):
                 yield path, path.stat()
 

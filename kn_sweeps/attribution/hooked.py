@@ -1,7 +1,7 @@
 """The general integrand: whole rows through the whole model, the MLP's output replaced by a hook.
 
 It asks nothing of a family but `Architecture.mlp_output`, and is what the fast one is tested
-against.
+against. It is also the one that scales before the activation function.
 """
 
 from __future__ import annotations
@@ -10,9 +10,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from kn_sweeps.attribution.integrand import Measure, Places, Point, Readings, Whole, measured
+from kn_sweeps.attribution.integrand import (
+    Measure,
+    Places,
+    Point,
+    Readings,
+    Site,
+    Whole,
+    measured,
+    through_slots,
+)
 from kn_sweeps.interventions import outputs_replaced, recorded
 from kn_sweeps.models.language_model import Batch, LanguageModel
 from kn_sweeps.models.tokenization import Encoded
@@ -22,20 +31,27 @@ class HookedIntegrand:
     """See `Integrand`."""
 
     def __init__(
-        self, lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure = "probability"
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Encoded],
+        measure: Measure = "probability",
+        site: Site = "activation",
     ) -> None:
         """Run the unchanged model on `prompts`."""
         self._lm, self._measure = lm, measure
+        self._before = site == "pre_activation" and lm.architecture.pre_activation(0) is not None
+        self._module = self._pre_activation if self._before else lm.architecture.mlp_output
         self.readings = Readings(lm, prompts)
         layers = range(lm.architecture.layers)
         everyone = range(len(prompts))
         places = self.readings.places(everyone)
-        with torch.no_grad(), recorded(lm, list(layers)) as seen:
+        with torch.no_grad(), recorded(lm, list(layers), self._module) as seen:
             lm.hidden(self._batch(everyone))
         at = (places.row, places.position)
         self._linear = []
         for layer in layers:
-            bias, output = lm.architecture.bias(layer), seen[layer][1][at]
+            bias = None if self._before else lm.architecture.bias(layer)
+            output = seen[layer][1][at]
             self._linear.append(output if bias is None else output - bias)
         unchanged = torch.ones(len(places.row), device=lm.device)
         every_place = torch.arange(len(places.row), device=lm.device)
@@ -47,7 +63,7 @@ class HookedIntegrand:
             return self.readings.by_point(x, places, len(prompts))
 
         self.whole = Whole(
-            torch.stack([by_point(seen[layer][0][at]) for layer in layers]),
+            torch.stack([by_point(seen[layer][int(self._before)][at]) for layer in layers]),
             values,
             torch.stack([by_point(gradients[layer]) for layer in layers]),
             torch.ones(len(layers), len(prompts)),
@@ -69,6 +85,15 @@ class HookedIntegrand:
         order = torch.cat([here for here, _ in scales.values()]).argsort()
         gradients = torch.cat([found[layer] for layer in scales])[order]
         return values, self.readings.by_point(gradients, places, len(points))
+
+    def by_neuron(self, layer: int, gradients: Float[Tensor, "... written"]) -> Tensor:
+        """See `Integrand.by_neuron`."""
+        return gradients if self._before else through_slots(self._lm, layer, gradients)
+
+    def _pre_activation(self, layer: int) -> nn.Module:
+        module = self._lm.architecture.pre_activation(layer)
+        assert module is not None
+        return module
 
     def _run(
         self, prompts: Sequence[int], places: Places, scales: dict[int, tuple[Tensor, Tensor]]
@@ -98,7 +123,7 @@ class HookedIntegrand:
 
             return change
 
-        with outputs_replaced(self._lm, {layer: put(layer) for layer in scales}):
+        with outputs_replaced(self._lm, {layer: put(layer) for layer in scales}, self._module):
             hidden = self._lm.hidden(self._batch(prompts))[places.row, places.position]
         values, outer = measured(self._lm, hidden, places, len(prompts), self._measure)
         found = torch.autograd.grad(hidden, [outputs[layer] for layer in scales], outer)

@@ -17,6 +17,10 @@ from kn_sweeps.models.tokenization import Encoded
 Measure = Literal["probability", "log_probability"]
 """Of the joint target, its tokens predicted from the gold ones before them."""
 
+Site = Literal["activation", "pre_activation"]
+"""Where neurons are scaled: behind the activation function, where they are a change of weights, or
+before it, as Niu et al.'s code does in decoders (in masked LMs it, too, scales behind it)."""
+
 _LOGITS = 8_000_000
 """Logits held at a time: those of a large vocabulary are the largest tensors of all, and an
 allocator gives blocks above 32 MB back at once."""
@@ -63,6 +67,9 @@ class Integrand(Protocol):
 
     whole: Whole
     readings: Readings
+
+    def by_neuron(self, layer: int, gradients: Float[Tensor, "... written"]) -> Tensor:
+        """Gradients with respect to `layer`'s neurons, from those that `at` and `whole` give."""
 
     def at(
         self, points: Sequence[Point]
@@ -134,6 +141,13 @@ class Readings:
         wide = at_least_float32(x)
         sorted_ = wide.new_zeros(points, self.slots, x.shape[-1])
         return sorted_.index_put((places.point, places.slot), wide)
+
+
+def through_slots(
+    lm: LanguageModel, layer: int, gradients: Float[Tensor, "... d_model"]
+) -> Float[Tensor, "... d_ff"]:
+    """Gradients with respect to the neurons, from those with respect to the MLP's output."""
+    return gradients @ at_least_float32(lm.architecture.values(layer)).T
 
 
 def measured(

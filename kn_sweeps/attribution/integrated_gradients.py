@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from kn_sweeps.attribution.hooked import HookedIntegrand
-from kn_sweeps.attribution.integrand import Integrand, Measure, Point
+from kn_sweeps.attribution.integrand import Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
-from kn_sweeps.interruption import check
+from kn_sweeps.counting import counted, counting
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.precision import at_least_float32, in_double
+from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.stepping import CannotStepError
 
@@ -73,6 +73,7 @@ def integrated_gradients(
     quadrature: Quadrature | None = None,
     *,
     measure: Measure = "probability",
+    site: Site = "activation",
     max_rows: int = 512,
 ) -> list[Attribution]:
     """Attribute each prompt's target to every neuron of every layer.
@@ -87,6 +88,7 @@ def integrated_gradients(
         prompts: Queries with their targets.
         quadrature: How the integrals are taken.
         measure: Probability or log-probability.
+        site: Where neurons are scaled.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Returns:
@@ -100,14 +102,19 @@ def integrated_gradients(
     """
     quadrature = quadrature or Quadrature()
     results: dict[int, Attribution] = {}
-    for group in groups(prompts, max_rows):
+    for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         members = [prompts[i] for i in group]
-        found = _integrate(lm, members, quadrature, measure, max_rows)
+        found = _integrate(lm, members, quadrature, measure, site, max_rows)
         results |= dict(zip(group, found, strict=True))
     return [results[i] for i in range(len(prompts))]
 
 
-def integrand_of(lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure) -> Integrand:
+def integrand_of(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    measure: Measure,
+    site: Site = "activation",
+) -> Integrand:
     """The fast integrand where the model's blocks can be stepped, else the general one.
 
     Raises:
@@ -115,10 +122,12 @@ def integrand_of(lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure
     """
     integrand: Integrand
     try:
+        if site == "pre_activation":
+            raise CannotStepError("the activation function is not stepped")
         integrand = SteppedIntegrand(lm, prompts, measure)
     except CannotStepError as reason:
         log.debug("whole rows through %s: %s", lm.name, reason)
-        integrand = HookedIntegrand(lm, prompts, measure)
+        integrand = HookedIntegrand(lm, prompts, measure, site)
     if not torch.isfinite(integrand.whole.values).all():
         raise ValueError(
             f"{lm.name} gives a {measure.replace('_', '-')} of {integrand.whole.values.tolist()}: "
@@ -148,10 +157,11 @@ def _integrate(
     prompts: Sequence[Encoded],
     quadrature: Quadrature,
     measure: Measure,
+    site: Site,
     max_rows: int,
 ) -> list[Attribution]:
     layers = range(lm.architecture.layers)
-    integrand = integrand_of(lm, prompts, measure)
+    integrand = integrand_of(lm, prompts, measure, site)
     values = integrand.whole.values.tolist()
     cells = [(p, layer) for p in range(len(prompts)) for layer in layers]
     paths = _taken(lm, integrand, quadrature, cells, max_rows)
@@ -161,7 +171,7 @@ def _integrate(
         numbers = sorted({p for p, _ in unclear})
         again = [(numbers.index(p), layer) for p, layer in unclear]
         with in_double(lm):
-            exact = integrand_of(lm, [prompts[p] for p in numbers], measure)
+            exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
             found = _taken(lm, exact, quadrature, again, max_rows)
         paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
     return [
@@ -185,23 +195,23 @@ def _taken(
     }
     ends = [Point(p, layer, 1.0) for p, layer in cells]
     at_end = torch.stack([whole.gradients[layer, p] for p, layer in cells])
-    _tell(lm, integrand, paths, ends, whole.values[[p for p, _ in cells]], at_end)
+    _tell(integrand, paths, ends, whole.values[[p for p, _ in cells]], at_end)
     # A path that was refined before may ask again, and the lowest layers do most of that: they go
     # first, and what can wait fills the passes.
     urgent = sorted(paths, key=lambda cell: cell[1])
-    while points := [
-        Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
-    ]:
-        check()
-        rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
-        points = points[: max(1, sum(total < max_rows for total in rows))]
-        _tell(lm, integrand, paths, points, *integrand.at(points))
-        urgent.sort(key=lambda cell: -paths[cell].nodes)
+    with counting("layer of a prompt", len(cells)) as tell:
+        while points := [
+            Point(p, layer, alpha) for p, layer in urgent for alpha in paths[p, layer].wanted()
+        ]:
+            tell(len(cells) - len({(point.prompt, point.layer) for point in points}))
+            rows = itertools.accumulate(integrand.readings.sizes[point.prompt] for point in points)
+            points = points[: max(1, sum(total < max_rows for total in rows))]
+            _tell(integrand, paths, points, *integrand.at(points))
+            urgent.sort(key=lambda cell: -paths[cell].nodes)
     return paths
 
 
 def _tell(
-    lm: LanguageModel,
     integrand: Integrand,
     paths: dict[Cell, PathIntegral],
     points: Sequence[Point],
@@ -211,10 +221,10 @@ def _tell(
     """Turn gradients at the MLP's output into the integrand a_i * dP/da_i, and pass it on."""
     for layer in sorted({point.layer for point in points}):
         at = [n for n, point in enumerate(points) if point.layer == layer]
-        value_slots = at_least_float32(lm.architecture.values(layer))
         neurons = integrand.whole.neurons[layer][[points[n].prompt for n in at]]
-        scores = ((gradients[at] @ value_slots.T) * neurons).sum(1).double().cpu().numpy()
-        for n, value, row in zip(at, values[at].tolist(), scores, strict=True):
+        scores = integrand.by_neuron(layer, gradients[at]) * neurons
+        rows = scores.sum(1).double().cpu().numpy()
+        for n, value, row in zip(at, values[at].tolist(), rows, strict=True):
             paths[points[n].prompt, layer].know(points[n].alpha, value, row)
 
 

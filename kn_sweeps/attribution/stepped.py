@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.attribution.integrand import Measure, Places, Point, Readings, Whole, measured
+from kn_sweeps.attribution.integrand import (
+    Measure,
+    Places,
+    Point,
+    Readings,
+    Whole,
+    measured,
+    through_slots,
+)
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.stepping import CannotStepError, Join, Pass, Recording, Span
@@ -82,6 +90,10 @@ class SteppedIntegrand:
         gradients = self.readings.by_point(self._at(torch.cat(found), places), places, len(points))
         back = torch.tensor(order, device=values.device).argsort()
         return values[back], gradients[back]
+
+    def by_neuron(self, layer: int, gradients: Float[Tensor, "... written"]) -> Tensor:
+        """See `Integrand.by_neuron`."""
+        return through_slots(self._lm, layer, gradients)
 
     def _at(self, x: Tensor, places: Places) -> Float[Tensor, "places width"]:
         """`x` (rows, width, ...) at the places."""

@@ -13,8 +13,7 @@ from kn_sweeps.folders import find_folder as find_folder
 from kn_sweeps.naming import names
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import launches
-
-PROJECT = "kn_sweeps"
+from kn_sweeps.tracking import WandB
 
 
 class Sweep:
@@ -78,7 +77,7 @@ class Sweep:
 
     def _place(self, tracker: Mapping[str, Any]) -> Place:
         return Place(
-            project=self._project or tracker.get("project") or PROJECT,
+            project=self._project or tracker.get("project") or WandB.project,
             entity=self._entity or tracker.get("entity"),
             tags=tuple(tracker.get("tags") or ()),
             sample_rows=tracker.get("sample_rows", Place.sample_rows),

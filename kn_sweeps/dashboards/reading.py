@@ -6,14 +6,17 @@ Neither torch nor a dashboard's client is imported: this runs beside runs and on
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import yaml
+
 from kn_sweeps.files import is_held
 from kn_sweeps.history import HISTORY, Step, read_history
+from kn_sweeps.integrity import read_sealed
 from kn_sweeps.progress import STATUS
 
 if TYPE_CHECKING:
@@ -57,6 +60,15 @@ class Published:
     examples: pd.DataFrame | None = None
 
 
+class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads YAML as OmegaConf wrote it, in C where that is there: 1e-05 is a number."""
+
+
+_ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
 def run_directories(sweep: Path) -> list[Path]:
     """The directories of a sweep's runs, as far as they have begun."""
     return sorted(path.parent for path in sweep.glob("*/config.yaml"))
@@ -68,12 +80,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it cannot be read.
     """
-    import yaml
-
     path = directory / "config.yaml"
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        config = yaml.load(path.read_text(encoding="utf-8"), loader)
+        config = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -101,12 +110,13 @@ def read_published(directory: Path, name: str, rows: int, jobs: Collection[str] 
         status = _json(directory / STATUS)
         shown |= {"state": _told(status, state), "error": status.get("error")}
     table = directory / "rows.parquet"
+    config = read_config(directory)
     return Published(
         id=directory.name,
         name=name,
-        group=directory.parent.name,
+        group=str(config.get("sweep", directory.parent.name)),
         state=state,
-        config=read_config(directory),
+        config=config,
         summary={key: value for key, value in shown.items() if value is not None},
         progress=read_history(directory),
         metrics=metrics,
@@ -178,20 +188,19 @@ def _examples(table: Path, rows: int) -> pd.DataFrame:
     for batch in parquet.ParquetFile(table).iter_batches(
         max(rows, 1), columns=list(EXAMPLE_COLUMNS)
     ):
-        return batch.to_pandas().head(rows)[list(EXAMPLE_COLUMNS)]
-    return parquet.read_table(table, columns=list(EXAMPLE_COLUMNS)).to_pandas()
+        some: pd.DataFrame = batch.to_pandas().head(rows)[list(EXAMPLE_COLUMNS)]
+        return some
+    none: pd.DataFrame = parquet.read_table(table, columns=list(EXAMPLE_COLUMNS)).to_pandas()
+    return none
 
 
 def _json(path: Path) -> dict[str, Any]:
     """A JSON file; empty if it is not there.
 
     Raises:
-        ValueError: If it is and cannot be read.
+        DamagedError: If it is and is not what was written.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return read_sealed(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return found if isinstance(found, dict) else {}

@@ -81,6 +81,9 @@ class Worker:
         line = _line(process.stdout, time.monotonic() + self._limit_s)
         if line:
             answer: dict[str, Any] = json.loads(line)
+            if "error" in answer:
+                # A client that gave a run up may go on trying, and refuse to open it again.
+                self.end()
             return answer
         late = line is None
         said = self._last_words()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from kn_sweeps.caching import cache_directory
+from kn_sweeps.files import user_path
 from kn_sweeps.mistakes import did_you_mean, shortened
 
 SourceName = Literal["bundled", "hub", "local"]
@@ -76,7 +77,7 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
         return Source("bundled", Path(str(resources.files("kn_sweeps.data") / "bundled" / dataset)))
     named_by = "dataset.root"
     if root is None and (parent := os.environ.get("KN_SWEEPS_DATA")):
-        root, named_by = str(Path(parent) / dataset), "KN_SWEEPS_DATA"
+        root, named_by = str(user_path(parent) / dataset), "KN_SWEEPS_DATA"
     if root is None:
         if source == "local":
             raise ValueError(
@@ -84,7 +85,7 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
                 f"DIR/{dataset}"
             )
         return Source("hub", None)
-    folder = Path(root).expanduser().absolute()
+    folder = user_path(root).absolute()
     if not folder.is_dir():
         raise ValueError(f"{named_by} names the folder {folder}, which does not exist")
     return Source("local", folder)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from kn_sweeps.files import user_path
 from kn_sweeps.models.tiny_corpus import bundled_pairs, fact_sentences
 
 
@@ -19,7 +20,7 @@ def texts_of(name: str) -> Iterator[str]:
     Raises:
         ValueError: If it cannot be read.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name == "bundled":
         texts = iter(_bundled())
     elif path.is_dir() or path.is_file():

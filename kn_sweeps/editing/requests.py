@@ -51,7 +51,7 @@ class Request:
                 # A sampled context may be too long or end in half a word.
                 if not context:
                     raise
-        return cls(case.id, tuple(prompts), _essence(lm, case))
+        return cls(case.id, tuple(prompts), _essence(lm, case) if subject else None)
 
 
 def requests_of(

@@ -15,23 +15,22 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from kn_sweeps.caching import cache_directory
+from kn_sweeps.counting import counting
 from kn_sweeps.data.texts import texts_of
-from kn_sweeps.files import write_atomically
-from kn_sweeps.interruption import check
+from kn_sweeps.files import user_path
+from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.progress import kept
 
 log = logging.getLogger(__name__)
 
@@ -168,12 +167,12 @@ def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> d
     start = next(iter(sums.values())).texts
     log.info("second moments of layers %s over %s", list(layers), source.name)
     texts = itertools.islice(texts_of(source.name), start, source.samples)
-    bar = tqdm(total=source.samples, initial=start, unit="text", desc="second moment", disable=None)
-    with bar:
+    wanted = None if source.samples is None else source.samples - start
+    with counting("text", wanted) as tell:
+        read = start
         for chunk in _chunks(texts, lm.batch_size):
-            check()
+            tell(read - start)
             _add(lm, chunk, source.max_tokens, sums)
-            bar.update(len(chunk))
             read = next(iter(sums.values())).texts
             if read // _SAVE_EVERY > (read - len(chunk)) // _SAVE_EVERY:
                 _save_all(lm, source, sums)
@@ -233,25 +232,25 @@ def _path(lm: LanguageModel, layer: int, source: TextSource) -> Path:
 
 def _fingerprint(name: str) -> Any:
     """Changes when a local file does."""
-    path = Path(name)
+    path = user_path(name)
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _load(lm: LanguageModel, layer: int, source: TextSource) -> _Sums | None:
-    """What was summed before; None if nothing, or nothing whole."""
-    try:
-        with safe_open(_path(lm, layer, source), "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            return _Sums(file.get_tensor("halves"), file.get_tensor("tokens"), **about)
-    except (OSError, SafetensorError, KeyError, TypeError):
+    """What was summed before; None if nothing, or what is damaged and was moved aside."""
+    path = _path(lm, layer, source)
+    found = unless_damaged(partial(load_tensors, path), "it is summed again from the first text")
+    if found is None:
         return None
+    tensors, about = found
+    return _Sums(tensors["halves"], tensors["tokens"], about["texts"], about["done"])
 
 
 def _save_all(lm: LanguageModel, source: TextSource, sums: dict[int, _Sums]) -> None:
     for layer, one in sums.items():
         path = _path(lm, layer, source)
         path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"about": json.dumps({"texts": one.texts, "done": one.done})}
         tensors = {"halves": one.halves, "tokens": one.tokens}
-        write_atomically(path, lambda at, t=tensors, a=about: save_file(t, at, metadata=a))  # type: ignore[misc]
+        save_tensors(path, tensors, {"texts": one.texts, "done": one.done})
+    kept()

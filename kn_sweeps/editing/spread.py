@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.rows import states_seen
 from kn_sweeps.editing.values import Value
 from kn_sweeps.edits import Edit, Joint, RankOne, joined
-from kn_sweeps.interruption import check
 from kn_sweeps.interventions import applied_rowwise, recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
@@ -47,7 +47,7 @@ def spread(
     """
     targets = torch.stack([values[r.case].state + values[r.case].delta for r in requests])
     written: list[list[Edit]] = [[] for _ in requests]
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(counted(layers, "layer to write")):
         if together:
             effect = joined(part for parts in written for part in parts)
             effects = [effect] * len(requests)
@@ -82,8 +82,7 @@ def _keys_and_states(
     order = list(numbers)
     keys: list[Tensor] = []
     states: list[Tensor] = []
-    for start in range(0, len(rows), lm.batch_size):
-        check()
+    for start in counted(range(0, len(rows), lm.batch_size), "batch of keys"):
         some = rows[start : start + lm.batch_size]
         at = (list(range(len(some))), [subject for _, _, subject in some])
         which = [order.index(id(effects[n])) for n, _, _ in some]

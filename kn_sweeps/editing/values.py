@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case
+from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
-from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
@@ -130,7 +130,8 @@ def optimise(
     lm.architecture.check_layer(objective.layer)
     found: dict[str, Value] = {}
     failed: dict[str, str] = {}
-    for group in _groups(lm, requests, lm.fitting(objective.max_rows)):
+    groups = list(_groups(lm, requests, lm.fitting(objective.max_rows)))
+    for group in counted(groups, "batch of edits"):
         values, messages = _Optimisation(lm, group, objective).run()
         found |= values
         failed |= messages
@@ -183,8 +184,7 @@ class _Optimisation:
         adam = torch.optim.Adam(deltas, lr=objective.learning_rate)
         failed: dict[str, str] = {}
         going = list(range(len(requests)))
-        for step in range(objective.steps):
-            check()
+        for step in counted(range(objective.steps), "optimisation step"):
             losses = self._losses(deltas, going)
             stay: list[int] = []
             for number, loss in zip(going, losses.tolist(), strict=True):

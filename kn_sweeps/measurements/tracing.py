@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from kn_sweeps.cases import Case, LMKind
+from kn_sweeps.counting import counted
 from kn_sweeps.measurements.base import Measure, Record, known
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
@@ -83,7 +84,7 @@ class Tracing:
         ) -> list[Record]:
             wanted = known(rows) if self.known else {case.id for case in cases}
             records: list[Record] = []
-            for case in cases:
+            for case in counted(cases, "traced case"):
                 prompt = _prompt(lm, case)
                 if case.id in wanted and prompt is not None:
                     found = trace(

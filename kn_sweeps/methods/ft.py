@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case, Intent
+from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
-from kn_sweeps.interruption import check
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
@@ -79,7 +79,7 @@ class FineTuning:
         requests, failed = requests_of(lm, cases, [""], subject=False)
         edits: dict[str, Edit] = {}
         size = len(requests) if together else lm.fitting(self.max_edits)
-        for start in range(0, len(requests), size or 1):
+        for start in counted(range(0, len(requests), size or 1), "batch of edits"):
             some = requests[start : start + size]
             owners = [0] * len(some) if together else list(range(len(some)))
             trained, messages = self._trained(lm, some, owners)
@@ -106,8 +106,7 @@ class FineTuning:
         adam = torch.optim.Adam(changes, lr=self.learning_rate)
         failed: dict[str, str] = {}
         going = list(range(len(changes)))
-        for step in range(self.steps):
-            check()
+        for step in counted(range(self.steps), "training step"):
             losses = batch.losses(changes)
             stay = []
             for owner in going:

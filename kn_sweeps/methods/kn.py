@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.attribution.attributor import Attributor, Kind
-from kn_sweeps.attribution.integrand import Measure
+from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
 from kn_sweeps.cases import Case, Intent, Query
 from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, Where, joined
@@ -58,6 +58,8 @@ class KnowledgeNeurons:
         max_rows: Largest number of rows in one forward pass; bounds memory.
         where: Whether neurons are scaled at every position, or only where an answer is `read`, as
             the published code does.
+        site: Where attribution scales neurons: behind the activation function, or `pre_activation`
+            (decoders only), as Niu et al.'s code does. To suppress them is the same at both.
         neurons: These, as (layer, index) from 0, for every case, without a search; None to search.
 
     Source: Dai et al. (2022), sections 3.2, 3.3 and 4.4; hyper-parameters from their code. Two
@@ -84,6 +86,7 @@ class KnowledgeNeurons:
     max_nodes: int = 512
     max_rows: int = 512
     where: Where = "everywhere"
+    site: Site = "activation"
     neurons: tuple[Neuron, ...] | None = None
 
     changes: ClassVar[bool] = True
@@ -103,6 +106,11 @@ class KnowledgeNeurons:
         if self.where == "read" and self.operation == "update":
             raise ValueError(
                 "an update changes weights, which act everywhere; use where=everywhere"
+            )
+        if self.site != "activation" and self.operation != "suppress":
+            raise ValueError(
+                "before the activation neurons can only be suppressed; use site=activation to "
+                f"{self.operation} them"
             )
         if not 1 <= self.min_neurons <= self.max_neurons:
             raise ValueError(
@@ -145,13 +153,14 @@ class KnowledgeNeurons:
             edits = {name: self._edit(lm, some[0], self.neurons) for name, some in groups.items()}
             return Plan(edits, {case.id: self.group(case) for case in cases})
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
-        every = [prompt for some in prompts.values() for prompt in some]
-        attributions = iter(self._attributor()(lm, every))
+        # An edit at a time: its scores do not depend on what else is in the step, or was cached.
+        attributor = self._attributor()
+        attributions = {name: attributor(lm, some) for name, some in prompts.items()}
         edits = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
         for name, members in groups.items():
-            results = [next(attributions) for _ in prompts[name]]
+            results = attributions[name]
             rows = torch.stack([result.scores.flatten() for result in results])
             neurons, tau, in_range = self.refined(rows)
             found = Located(
@@ -175,7 +184,7 @@ class KnowledgeNeurons:
 
     def _attributor(self) -> Attributor:
         quadrature = Quadrature(self.quadrature, self.steps, self.tol, self.max_nodes)
-        return Attributor(self.attribution, self.measure, quadrature, self.max_rows)
+        return Attributor(self.attribution, self.measure, quadrature, self.max_rows, self.site)
 
     def _target(self, case: Case) -> str:
         probe = edit_probe(case)

@@ -45,6 +45,8 @@ class Family:
             where the sum is the block's output.
         head: Final hidden states to logits.
         conv1d: Whether the projection is GPT-2's Conv1D, whose weight is (d_ff, d_model).
+        pre_activation: What the activation function reads, within a block: where Niu et al.'s code
+            attributes in decoders. None where that code, too, attributes behind the activation.
     """
 
     kind: LMKind
@@ -56,11 +58,18 @@ class Family:
     post_norm: str | None = None
     head: Head = field(default=_modules_head("lm_head"))
     conv1d: bool = False
+    pre_activation: str | None = None
 
 
 _BERT_MLP, _BERT_ATTENTION = "output.dense", "attention.output.dense"
 _LLAMA = Family(
-    "causal", "model", "model.layers", "mlp.down_proj", "self_attn.o_proj", "model.embed_tokens"
+    "causal",
+    "model",
+    "model.layers",
+    "mlp.down_proj",
+    "self_attn.o_proj",
+    "model.embed_tokens",
+    pre_activation="mlp.gate_proj",
 )
 
 FAMILIES: dict[str, Family] = {
@@ -101,9 +110,16 @@ FAMILIES: dict[str, Family] = {
         "attn.c_proj",
         "transformer.wte",
         conv1d=True,
+        pre_activation="mlp.c_fc",
     ),
     "gptj": Family(
-        "causal", "transformer", "transformer.h", "mlp.fc_out", "attn.out_proj", "transformer.wte"
+        "causal",
+        "transformer",
+        "transformer.h",
+        "mlp.fc_out",
+        "attn.out_proj",
+        "transformer.wte",
+        pre_activation="mlp.fc_in",
     ),
     "gpt_neox": Family(
         "causal",
@@ -112,6 +128,7 @@ FAMILIES: dict[str, Family] = {
         "mlp.dense_4h_to_h",
         "attention.dense",
         "gpt_neox.embed_in",
+        pre_activation="mlp.dense_h_to_4h",
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -177,6 +194,12 @@ class Architecture:
         """The output projection of `layer`'s MLP; its input is that layer's neurons."""
         self.check_layer(layer)
         return self._projections[layer]
+
+    def pre_activation(self, layer: int) -> nn.Module | None:
+        """What `layer`'s activation function reads; see `Family`."""
+        self.check_layer(layer)
+        path = self._family.pre_activation
+        return None if path is None else self._find(f"{self._family.blocks}.{layer}.{path}")
 
     def attention_output(self, layer: int) -> nn.Module:
         """The output projection of `layer`'s attention."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
+from kn_sweeps.counting import counted
 from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import Ids, LanguageModel, Row, read_where
 from kn_sweeps.models.tokenization import Encoded
@@ -203,8 +204,7 @@ def _read(lm: LanguageModel, slots: Iterable[_Slot], changed: Changed) -> dict[_
     for slot in slots:
         wanted[slot.ids, slot.edit][slot] = None
     readings: dict[_Slot, _Reading] = {}
-    for chunk in _batches(wanted, lm.batch_size):
-        check()
+    for chunk in counted(list(_batches(wanted, lm.batch_size)), "batch of rows"):
         places = [(i, slot) for i, row in enumerate(chunk) for slot in wanted[row]]
         with changed([edit for _, edit in chunk]):
             log_probs = lm.log_probs(
@@ -312,8 +312,7 @@ def _ask_causal(
     by_prompt: dict[tuple[Ids, int], list[_Asked]] = defaultdict(list)
     for one in asked:
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
-    for rows in _batches(by_prompt, lm.batch_size):
-        check()
+    for rows in counted(list(_batches(by_prompt, lm.batch_size)), "batch of prompts"):
         trunks = Trunks(lm, rows, changed)
         yield from _replies(lm, trunks, [by_prompt[row] for row in rows])
 

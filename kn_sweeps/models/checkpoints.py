@@ -126,7 +126,7 @@ def read(
     auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
     with _linked(files(folder)) as links, _quiet():
         try:
-            model, report = auto.from_pretrained(
+            loaded: Any = auto.from_pretrained(
                 links,
                 dtype=getattr(torch, dtype),
                 device_map={"": device},  # straight to where it is wanted, a shard at a time
@@ -140,6 +140,7 @@ def read(
         except Exception as error:  # whatever a broken checkpoint makes three libraries raise
             text = (str(error).strip() or "?").replace(str(links), str(folder))
             raise ValueError(f"{type(error).__name__}: {text.splitlines()[0]}") from error
+    model, report = loaded
     model.config.name_or_path = tokenizer.name_or_path = ""
     _check_complete(report)
     _check_finite(model, dtype)

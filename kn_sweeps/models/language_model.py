@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
+from kn_sweeps.counting import counted
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 
@@ -280,7 +281,7 @@ class LanguageModel:
         begun = [self._begun(text, length) for text in openings or ("",)]
         starts = [begun[n % len(begun)] for n in range(count)]
         rows = [list(start.ids) for start in starts]
-        for step in range(length):
+        for step in counted(range(length), "sampled token"):
             places = [start.blank + step for start in starts]
             read = places if self.kind == "masked" else [at - 1 for at in places]
             batch = self.batch([tuple(row) for row in rows])

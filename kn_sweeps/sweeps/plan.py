@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
+from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model, UnreachableError
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.results import logged_otherwise, metric_hashes
+from kn_sweeps.progress import FAILED
+from kn_sweeps.results import metric_hashes, shown_otherwise
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
-from kn_sweeps.sweeps.states import FAILED, RunState, states
+from kn_sweeps.sweeps.states import RunState, states
 
 _SHOWN_ERRORS = 10
 T = TypeVar("T")
@@ -40,6 +42,7 @@ class LaunchConfig:
         pack_by: Runs of one task agree in these keys of the config.
         objective: The metric that a run returns to the sweeper, negated where a `-` stands before
             it; or several. Null where the sweeper does not ask.
+        trust_writers: Launch though others may write to the results folder, and so run code as you.
     """
 
     dry_run: bool = False
@@ -48,6 +51,7 @@ class LaunchConfig:
     runs_per_task: int | None = None
     pack_by: tuple[str, ...] = ("model", "dtype")
     objective: str | tuple[str, ...] | None = None
+    trust_writers: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -80,8 +84,8 @@ class Plan:
         tasks: The runs to do, packed.
         arrays: How tasks are submitted.
         skipped: What is not launched.
-        rescored: Finished runs that lack a metric that is asked for.
-        unlogged: How many finished runs were logged elsewhere than is asked for.
+        rescored: Finished runs that lack a metric or have another tracker than is asked for.
+        begun: How many of the runs to do go on where they stopped.
     """
 
     sweep: Path
@@ -90,7 +94,7 @@ class Plan:
     arrays: tuple[Array, ...]
     skipped: tuple[Skipped, ...]
     rescored: tuple[PlannedRun, ...]
-    unlogged: int = 0
+    begun: int = 0
 
     @property
     def runs(self) -> list[PlannedRun]:
@@ -105,15 +109,12 @@ class Plan:
         """
         why = Counter(skipped.why.split(" (")[0] for skipped in self.skipped)
         counts = [f"{len(self.runs)} to do", *(f"{n} {reason}" for reason, n in why.items())]
+        if self.begun:
+            counts[0] += f" ({self.begun} of them go on where they stopped)"
         if self.rescored:
-            counts.append(f"{len(self.rescored)} to be scored by new metrics")
+            counts.append(f"{len(self.rescored)} to get new metrics or another tracker")
         total = len(self.runs) + len(self.skipped)
         yield f"sweep {self.sweep.name}: {_many(total, 'run')}: {', '.join(counts)}"
-        if self.unlogged:
-            yield (
-                f"{_many(self.unlogged, 'finished run')} had another tracker: nothing is logged "
-                "anew (rerun=true computes and logs again)"
-            )
         if self.arrays:
             yield (
                 f"{_many(len(self.tasks), 'task')} in {_many(len(self.arrays), 'job array')}: "
@@ -155,20 +156,15 @@ def plan(
     rescored: list[PlannedRun] = []
     seen: set[str] = set()
     for run in runs:
-        why = "the same as another" if run.id in seen else _skip(sweep, run, known.get(run.id))
+        twice = run.id in seen
+        why = "the same as another" if twice else _skip(sweep, run, known.get(run.id), options)
         seen.add(run.id)
         if why is None:
             todo.append(run)
             continue
         skipped.append(Skipped(run, why))
-        if why == _DONE and _lacks_metrics(sweep, run):
+        if why == _DONE and (_lacks_metrics(sweep, run) or _shown_otherwise(sweep, run)):
             rescored.append(run)
-    unlogged = sum(
-        one.why == _DONE
-        and one.run.id in known
-        and logged_otherwise(known[one.run.id].run.config, one.run.config)
-        for one in skipped
-    )
     died = _died_hard(known)
     alone = [run for run in todo if run.id in died]
     # What failed before goes last, where it harms no other.
@@ -183,26 +179,39 @@ def plan(
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
-        unlogged,
+        sum(RunDirectory(sweep / run.id).begun() for run in todo if not run.config["rerun"]),
     )
 
 
 _DONE = "done"
 
 
-def _skip(sweep: Path, run: PlannedRun, state: RunState | None) -> str | None:
+def _skip(
+    sweep: Path, run: PlannedRun, state: RunState | None, options: LaunchConfig
+) -> str | None:
     """Why a run is not launched; None if it is."""
     if state is not None and not state.unfinished and state.state != _DONE:
-        return f"{state.state} ({state.job or state.launch.id})"
+        held = f", {state.reason}" if state.reason else ""
+        return f"{state.state} ({state.job or state.launch.id}{held})"
     directory = RunDirectory(sweep / run.id)
     if directory.busy():
         return "running"
-    return _DONE if directory.done() and not run.config["rerun"] else None
+    if run.config["rerun"] or not directory.done():
+        return None
+    return _DONE if directory.whole(thorough=False, aside=not options.dry_run) else None
+
+
+def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
+    """Whether a finished run is to have another tracker."""
+    try:
+        before = read_config(sweep / run.id)
+    except ValueError:
+        return False
+    return "tracker" in before and shown_otherwise(before, run.config)
 
 
 def _lacks_metrics(sweep: Path, run: PlannedRun) -> bool:
-    summary = json.loads(RunDirectory(sweep / run.id).summary_path.read_text(encoding="utf-8"))
-    known = summary["metric_configs"]
+    known = RunDirectory(sweep / run.id).summary()["metric_configs"]
     return any(known.get(name) != wanted for name, wanted in metric_hashes(run.config).items())
 
 

@@ -14,6 +14,9 @@ USUAL_MAX_ARRAY = 1001
 """Slurm's own default."""
 
 
+_WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+
+
 @dataclass(frozen=True)
 class Queued:
     """One task in the queue.
@@ -23,25 +26,35 @@ class Queued:
         index: Its index in the array; 0 for a job that is no array.
         job: What Slurm calls it, `51_3` or `51`.
         running: Whether it has started.
+        reason: Why it waits, in Slurm's word (`JobHeldUser`, `Priority`); empty where it does not.
     """
 
     name: str
     index: int
     job: str
     running: bool
+    reason: str = ""
 
 
-def queue() -> list[Queued]:
-    """This user's tasks that wait or run.
+def queue(users: Iterable[int] | None = None) -> list[Queued]:
+    """Some users' tasks that wait or run.
+
+    Args:
+        users: Their numbers; None for this user.
 
     Raises:
         ValueError: If Slurm does not answer.
     """
-    user = str(os.getuid())
-    lines = _ask("squeue", "--noheader", "--array", "--user", user, "--format", "%j|%F|%K|%T")
+    whose = ",".join(map(str, sorted(set(users or [os.getuid()]))))
+    # The name comes last and is taken as it is: people put what they like into theirs.
+    wanted = "%F|%K|%T|%r|%j"
+    lines = _ask("squeue", "--noheader", "--array", "--user", whose, "--format", wanted)
     found = []
-    for line in lines.splitlines():
-        name, job, index, state = line.strip().split("|")
+    for line in lines.split("\n"):
+        parts = line.split("|", 4)
+        if len(parts) < 5 or not parts[0].isdigit():
+            continue  # the rest of a name with a line break in it
+        job, index, state, reason, name = parts
         array = index.isdigit()
         found.append(
             Queued(
@@ -49,7 +62,8 @@ def queue() -> list[Queued]:
                 int(index) if array else 0,
                 f"{job}_{index}" if array else job,
                 # A task that is completing is about to leave, and its process has ended.
-                state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
+                state not in _WAITING,
+                reason if state in _WAITING and reason != "None" else "",
             )
         )
     return found

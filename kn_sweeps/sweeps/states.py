@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,15 +9,18 @@ from typing import Any
 
 import yaml
 
+from kn_sweeps.config import CANNOT_CHANGE_ROWS
+from kn_sweeps.files import is_held
 from kn_sweeps.naming import headline
-from kn_sweeps.progress import STATUS
+from kn_sweeps.progress import FAILED, read_status
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun, launches
+from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten, launches, place_of
 
-WAITING, RUNNING, DONE, FAILED, LOST = "waiting", "running", "done", "failed", "lost"
-STATES = (RUNNING, WAITING, DONE, FAILED, "timed out", "preempted", "cancelled", LOST)
-"""`lost`: launched, not finished, and nobody is going to. The others say themselves."""
+WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
+_LEFT = ("timed out", "preempted", "cancelled")
+STATES = (RUNNING, WAITING, DONE, FAILED, *_LEFT, LOST)
+"""`lost`: begun or submitted, not finished, and nobody is going to. The others say themselves."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class RunState:
         job: What the queue calls that task, while it is there.
         status: Its own status.json, if it has one.
         died: Whether it was running when its process died hard.
+        idle: Whether it waits for a launch: it was never begun, and what was to do it has ended.
+        reason: Why its task waits in the queue, in Slurm's word.
     """
 
     run: PlannedRun
@@ -43,42 +46,76 @@ class RunState:
     job: str | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
     died: bool = False
+    idle: bool = False
+    reason: str = ""
 
     @property
     def unfinished(self) -> bool:
         """Whether it is up to a new launch."""
-        return self.state not in (WAITING, RUNNING, DONE)
-
-
-def read_status(directory: Path) -> dict[str, Any]:
-    """A run's status.json; empty if there is none."""
-    try:
-        found: dict[str, Any] = json.loads((directory / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
+        return self.idle or self.state not in (WAITING, RUNNING, DONE)
 
 
 def states(sweep: Path, known: Sequence[Launch]) -> dict[str, RunState]:
     """The state of every run that was ever launched, by run id, in the order of the launches.
+
+    A run is examined once, as part of the last launch that has it. One that was launched again
+    under another id, because its data or weights have changed since, is left out unless it is done.
 
     Args:
         sweep: The sweep's directory.
         known: Its launches, oldest first.
 
     Raises:
-        ValueError: If one of them went to Slurm and Slurm does not answer.
+        ValueError: If one of them went to Slurm and Slurm does not answer, or a lock or a status
+            cannot be read.
     """
     # Before the queue is asked: what is submitted in between is in the queue by then.
     at_work = {launch.id: launch.is_at_work() for launch in known}
-    queued = _queued(sweep, known)
+    unwanted = forgotten(sweep)
+    last = {
+        run.id: (run, launch, number)
+        for launch in known
+        for number, task in enumerate(launch.tasks)
+        for run in task
+        if launch.id > unwanted.get(run.id, "")
+    }
+    seen = {run.id: _Seen.of(sweep, run, launch) for run, launch, _ in last.values()}
+    queued = _queued([launch for run, launch, _ in last.values() if not seen[run.id].done])
+    works: dict[tuple[str, int], bool] = {}
     found: dict[str, RunState] = {}
-    for launch in known:
-        for number, task in enumerate(launch.tasks):
-            place = queued.get((launch.id, number))
-            for run in task:
-                found[run.id] = _state(sweep, run, launch, number, place, at_work[launch.id])
-    return found
+    for run, launch, task in last.values():
+        key = (launch.id, task)
+        if key not in works and not seen[run.id].done:
+            works[key] = at_work[launch.id] or is_held(launch.task_lock(task))
+        place = queued.get(key)
+        found[run.id] = _state(seen[run.id], (run, launch, task), place, works.get(key, False))
+    return _without_replaced(found)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a run's directory says.
+
+    Attributes:
+        status: Its status.json.
+        busy: Whether a process of this machine, or of a shared file system's, holds it.
+        done: Whether it is finished, by the launch or a later one where it was to run again.
+        own: Whether the status is of the launch or a later one.
+    """
+
+    status: Mapping[str, Any]
+    busy: bool
+    done: bool
+    own: bool
+
+    @classmethod
+    def of(cls, sweep: Path, run: PlannedRun, launch: Launch) -> _Seen:
+        directory = RunDirectory(sweep / run.id)
+        status = read_status(directory.path)
+        # Whoever holds a run has said that it is running; only the lock tells whether it still is.
+        busy = bool(status.get("state") == RUNNING or "damaged" in status) and directory.busy()
+        done = not busy and directory.done(launch.id if run.config.get("rerun") else None)
+        return cls(status, busy, done, str(status.get("launch", "")) >= launch.id)
 
 
 def every_run(sweep: Path) -> dict[str, RunState]:
@@ -87,9 +124,12 @@ def every_run(sweep: Path) -> dict[str, RunState]:
     Raises:
         ValueError: As `states`.
     """
-    found = states(sweep, launches(sweep))
+    known = launches(sweep)
+    found = states(sweep, known)
+    # Those that were forgotten or replaced were launched too.
+    launched = {run.id for launch in known for task in launch.tasks for run in task}
     for path in sorted(sweep.glob("*/config.yaml")):
-        if path.parent.name not in found and (one := _by_itself(path.parent)) is not None:
+        if path.parent.name not in launched and (one := _by_itself(path.parent)) is not None:
             found[path.parent.name] = one
     return found
 
@@ -103,45 +143,46 @@ def _by_itself(directory: Path) -> RunState | None:
         return None
     own, status = RunDirectory(directory), read_status(directory)
     stated = str(status.get("state", LOST))
-    state = LOST if stated in (RUNNING, DONE) else stated
-    state = RUNNING if own.busy() else DONE if own.done() else state
+    if (stated == RUNNING or "damaged" in status) and own.busy():
+        state = RUNNING
+    elif own.done():
+        state = DONE
+    else:
+        state = LOST if stated in (RUNNING, DONE) else stated
     launch = Launch.none(directory.parent, run)
     return RunState(run, state, launch, 0, status=status, died=stated == RUNNING and state == LOST)
 
 
 def _state(
-    sweep: Path,
-    run: PlannedRun,
-    launch: Launch,
-    task: int,
+    seen: _Seen,
+    where: tuple[PlannedRun, Launch, int],
     place: slurm.Queued | None,
     at_work: bool,
 ) -> RunState:
-    directory = RunDirectory(sweep / run.id)
-    status = read_status(directory.path)
+    """The state of a run by its directory, its place in the queue and whether its task lives."""
+    run, launch, task = where
+    stated = seen.status.get("state")
     job = place.job if place else None
-    stated = str(status.get("state", LOST))
 
-    def is_(state: str, *, died: bool = False) -> RunState:
-        return RunState(run, state, launch, task, job, status, died)
+    def is_(state: str, **more: Any) -> RunState:
+        return RunState(run, state, launch, task, job, seen.status, **more)
 
-    if directory.busy() or (stated == RUNNING and job and _job(status) == job and place.running):  # type: ignore[union-attr]
+    there = place is not None and place.running and _job(seen.status) == place.job
+    if seen.busy or (stated == RUNNING and there):
         return is_(RUNNING)
-    # A run that is asked for again counts as done once it is younger than the launch.
-    if directory.done(since=launch.launched_at() if run.config.get("rerun") else 0.0):
+    if seen.done:
         return is_(DONE)
-    own = _is_of(status, launch)
     if place is not None or at_work:
         # What was stopped goes on once its task is requeued; what failed does not.
-        return is_(stated if own and stated == FAILED else WAITING)
+        if seen.own and stated == FAILED:
+            return is_(FAILED)
+        return is_(WAITING, reason=place.reason if place else "")
     if stated == RUNNING:
         return is_(LOST, died=True)
-    return is_(stated if own and stated != DONE else LOST)
-
-
-def _is_of(status: Mapping[str, Any], launch: Launch) -> bool:
-    """Whether a status is of this launch and not of an earlier one."""
-    return float(status.get("updated", 0.0)) >= launch.launched_at()
+    if seen.own and stated in (FAILED, *_LEFT):
+        return is_(str(stated))
+    submitted = launch.kind == "slurm" and launch.job_of(task) is not None
+    return is_(LOST) if submitted or (seen.own and stated == DONE) else is_(WAITING, idle=True)
 
 
 def _job(status: Mapping[str, Any]) -> str | None:
@@ -149,34 +190,37 @@ def _job(status: Mapping[str, Any]) -> str | None:
     return job
 
 
-def _queued(sweep: Path, known: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
-    """What is in the queue, by launch id and number of the task.
+def _queued(unfinished: Iterable[Launch]) -> dict[tuple[str, int], slurm.Queued]:
+    """What is in the queue of some launches, by launch id and number of the task.
 
-    Slurm is asked only if a launch has something left that could be there.
+    Slurm is asked only if one of them went there.
     """
-    names = {
-        launch.job_name(n): (launch.id, array.first)
-        for launch in known
-        if launch.kind == "slurm" and not _all_done(sweep, launch)
-        for n, array in enumerate(launch.arrays)
-    }
-    if not names:
-        return {}
+    wanted = {launch.id: launch for launch in unfinished if launch.kind == "slurm"}
     found = {}
-    for item in slurm.queue():
-        if item.name in names:
-            launch_id, first = names[item.name]
-            found[launch_id, first + item.index] = item
+    for item in slurm.queue(one.user for one in wanted.values()) if wanted else ():
+        launch_id, array = place_of(item.name) or ("", 0)
+        if launch_id in wanted and array < len(wanted[launch_id].arrays):
+            found[launch_id, wanted[launch_id].arrays[array].first + item.index] = item
     return found
 
 
-def _all_done(sweep: Path, launch: Launch) -> bool:
-    since = launch.launched_at()
-    return all(
-        RunDirectory(sweep / run.id).done(since if run.config.get("rerun") else 0.0)
-        for task in launch.tasks
-        for run in task
-    )
+def _without_replaced(found: Mapping[str, RunState]) -> dict[str, RunState]:
+    """Leave out what was launched again as another run: the same config, other data or weights."""
+    by_name: dict[str, list[RunState]] = {}
+    for one in found.values():
+        by_name.setdefault(one.run.name, []).append(one)
+
+    def replaced(one: RunState) -> bool:
+        return one.unfinished and any(
+            other.launch.id > one.launch.id and _rows_of(other.run) == _rows_of(one.run)
+            for other in by_name[one.run.name]
+        )
+
+    return {name: one for name, one in found.items() if not replaced(one)}
+
+
+def _rows_of(run: PlannedRun) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key not in CANNOT_CHANGE_ROWS}
 
 
 @dataclass(frozen=True)
@@ -194,27 +238,20 @@ class Outlook:
     runs: int
 
 
-def outlook(found: Iterable[RunState], now: float | None = None) -> Outlook:
+def outlook(found: Iterable[RunState]) -> Outlook:
     """When a sweep will end if it goes on as it went: mean times of runs, shared by those running.
 
-    Args:
-        found: The states of its runs.
-        now: Seconds since 1970; None for the clock.
+    Each time is the difference of two that one process noted: no two clocks are compared.
     """
-    now = time.time() if now is None else now
     all_states = list(found)
-    took = [
-        float(s.status["updated"]) - float(s.status["began"])
-        for s in all_states
-        if s.state == DONE and "began" in s.status
-    ]
+    took = [_worked(s) for s in all_states if s.state == DONE and "began" in s.status]
     done = sum(s.state == DONE for s in all_states)
     running = [s for s in all_states if s.state == RUNNING]
-    waiting = sum(s.state == WAITING for s in all_states)
+    waiting = sum(s.state == WAITING and not s.idle for s in all_states)
     if not running and not waiting:
         return Outlook(0.0, done, len(all_states))
     mean = sum(took) / len(took) if took else None
-    left = [_seconds_left(s, mean, now) for s in running]
+    left = [_seconds_left(s, mean) for s in running]
     if not running or None in left or (waiting and mean is None):
         return Outlook(None, done, len(all_states))
     work = sum(x for x in left if x is not None) + waiting * (mean or 0.0)
@@ -223,17 +260,18 @@ def outlook(found: Iterable[RunState], now: float | None = None) -> Outlook:
 
 def rate(state: RunState) -> float | None:
     """Cases a second of a run since its process took it up."""
-    status = state.status
-    done = int(status.get("done", 0)) - int(status.get("done_before", 0))
-    seconds = float(status.get("updated", 0.0)) - float(status.get("began", 0.0))
+    done = int(state.status.get("done", 0)) - int(state.status.get("done_before", 0))
+    seconds = _worked(state)
     return done / seconds if done > 0 and seconds > 0 else None
 
 
-def _seconds_left(state: RunState, mean: float | None, now: float) -> float | None:
+def _worked(state: RunState) -> float:
+    """Seconds from when its process took a run up to when it last noted something."""
+    return float(state.status.get("updated", 0.0)) - float(state.status.get("began", 0.0))
+
+
+def _seconds_left(state: RunState, mean: float | None) -> float | None:
     speed = rate(state)
     if speed is not None:
-        left = int(state.status["total"]) - int(state.status["done"])
-        return max(0.0, left / speed - (now - float(state.status["updated"])))
-    if mean is None:
-        return None
-    return max(0.0, mean - (now - float(state.status.get("began", now))))
+        return (int(state.status["total"]) - int(state.status["done"])) / speed
+    return None if mean is None else max(0.0, mean - _worked(state))

@@ -6,6 +6,8 @@ planned the launch is killed: submitit puts a task's pickle in place only after 
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from kn_sweeps.provenance import ROOT
 from kn_sweeps.sweeps.launches import Launch
 from kn_sweeps.sweeps.task import Task
 
@@ -116,12 +119,28 @@ class Slurm:
         container = () if self.container is None else (f"--container-image={self.container}",)
         # From Slurm 22.05 on, srun does not take over what sbatch was asked for.
         cores = () if self.cpus_per_task is None else (f"--cpus-per-task={self.cpus_per_task}",)
+        code = [f"export {name}={shlex.quote(value)}" for name, value in code_path().items()]
         # Where nodes have no internet, asking for it costs minutes of waiting before it fails.
         offline = ["export HF_HUB_OFFLINE=1"] if self.offline else []
         return given | {
-            "slurm_setup": [*offline, *self.setup],
+            "slurm_setup": [*code, *offline, *self.setup],
             "slurm_srun_args": [*cores, *container, *self.srun_args],
         }
+
+
+def code_path() -> dict[str, str]:
+    """Environment variables by which another process finds the code that this one runs.
+
+    Python looks first where a script lies or into the working directory: without these, a node
+    would take another copy of the project than the `launch.py` that was called.
+    """
+    installed = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    own = [str(ROOT)]
+    for place in sys.path:
+        inside = any(Path(place).is_relative_to(prefix) for prefix in installed)
+        if place and not inside and "-packages" not in place:
+            own.append(os.path.abspath(place))
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(own)), "PYTHONSAFEPATH": "1"}
 
 
 def submit(launch: Launch) -> None:
@@ -173,6 +192,7 @@ def submit_detached(launch: Launch, lock: IO[str]) -> None:
     command = [sys.executable, "-m", "kn_sweeps.sweeps.submit", str(launch.folder)]
     done = subprocess.Popen(
         command,
+        env={**os.environ, **code_path()},
         start_new_session=True,
         pass_fds=[lock.fileno()],
         stdout=subprocess.PIPE,

@@ -12,12 +12,15 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kn_sweeps.files import about_files
+from kn_sweeps.files import about_files, held
 from kn_sweeps.interruption import STOPPED, Interrupted, check, listening
+from kn_sweeps.progress import failed, how_often_kept, job_id, noted, read_status
+from kn_sweeps.provenance import commit
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launches import Launch, PlannedRun
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 TIMED_OUT, PREEMPTED = "timed out", "preempted"
 _EARLY_S = 75
 """A warning of a timeout comes up to a minute early (man sbatch, --signal), and Python starts."""
+
+_STEPS_IN_A_LIMIT = 4
+"""Steps that fit into a time limit at least: one that is cut off costs no more than a quarter."""
 
 log = logging.getLogger("kn_sweeps.sweeps")
 
@@ -52,12 +58,13 @@ class Report:
         return self
 
 
-def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
+def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None = None) -> Report:
     """Do some runs, one after the other.
 
     Args:
         runs: The runs.
-        launched: When they were asked for, in seconds since 1970.
+        launch: The id of the launch they are part of; None for none.
+        step_s: Seconds a step should take at most; None for the usual bound.
 
     Raises:
         Interrupted: If the process is told to stop; what the current run has is kept.
@@ -67,25 +74,39 @@ def execute(runs: Sequence[PlannedRun], launched: float) -> Report:
     from tqdm import tqdm
 
     from kn_sweeps.models.loading import LastLoaded
+    from kn_sweeps.regimes import STEP_S
     from kn_sweeps.run import run
     from kn_sweeps.store import RunBusyError
 
+    bound = min(STEP_S, step_s or STEP_S)
     load, report = LastLoaded(), Report()
     bar = tqdm(runs, unit="run", desc="sweep", disable=None if len(runs) > 1 else True)
     for one in bar:
         check()
         try:
-            run(one.config, load, launched, one.name)
+            run(one.config, load, launch, one.name, planned=one.id, step_s=bound)
         except RunBusyError as error:
             report.elsewhere.append(one.id)
             log.warning("%s", error)
         except (Exception, SystemExit) as error:
             report.failed[one.id] = message = explained(error)
             log.error("error: %s [%s]", message, one.name)
+            _note_failure([one], launch, error)
             if _device_is_lost():
                 log.error("the accelerator does not answer any more: the task ends here")
                 break
     return report
+
+
+def _note_failure(
+    runs: Sequence[PlannedRun], launch: str | None, error: BaseException, sweep: Path | None = None
+) -> None:
+    """Let runs that could not begin say why, as those do that began."""
+    for one in runs:
+        place = sweep or Path(str(one.config["results_dir"])) / str(one.config["sweep"])
+        with suppress(OSError):  # a full disk: the message is in the log
+            if launch is not None:
+                failed(place / one.id, launch, error)
 
 
 def _device_is_lost() -> bool:
@@ -137,8 +158,8 @@ class Task:
         from kn_sweeps.sweeps.launches import Launch
 
         began = time.time()
+        commit()  # that of the code this process computes with, whatever becomes of the files
         launch = Launch.read(Path(self.folder))
-        os.chdir(launch.cwd)
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("kn_sweeps").setLevel(logging.DEBUG)
         for handler in logging.getLogger().handlers:
@@ -147,11 +168,10 @@ class Task:
         log.info("task %d of launch %s: %d runs", self.number, launch.id, len(runs))
         try:
             with listening(lambda number: _meaning(number, launch, began)):
-                report = execute(runs, launch.launched_at())
+                report = _executed(runs, launch)
         except Interrupted as reason:
             log.info("stopped: %s", reason)
-            if str(reason) != STOPPED and _restarts() < launch.settings.get("requeue", 0):
-                _requeue()
+            _after(str(reason), runs, launch)
             raise TaskFailedError(str(reason)) from None
         if report.failed:
             names = {run.id: run.name for run in runs}
@@ -161,13 +181,48 @@ class Task:
             )
 
 
+def _executed(runs: Sequence[PlannedRun], launch: Launch) -> Report:
+    """Do the runs of a task; where not even that can begin, each of them says so."""
+    try:
+        os.chdir(launch.cwd)
+        return execute(runs, launch.id, _limit_s(launch) / _STEPS_IN_A_LIMIT)
+    except Exception as error:
+        log.exception("the task could not begin")
+        _note_failure(runs, launch.id, error, launch.sweep)
+        return Report(failed={one.id: explained(error) for one in runs})
+
+
+def _after(reason: str, runs: Sequence[PlannedRun], launch: Launch) -> None:
+    """Go back into the queue if that may help, or say why not."""
+    if reason == STOPPED or _restarts() >= launch.settings.get("requeue", 0):
+        return
+    # The first time a model may have had to be fetched; the second time nothing will change.
+    if reason == TIMED_OUT and _restarts() and not how_often_kept():
+        minutes = launch.settings["timeout_min"]
+        message = (
+            f"not put back into the queue: in a whole time limit of {minutes} min not one step was "
+            "finished that a restart could go on behind; raise hydra.launcher.timeout_min"
+        )
+        log.error("%s", message)
+        for one in runs:
+            status = read_status(launch.sweep / one.id)
+            if (status.get("state"), status.get("launch")) == (TIMED_OUT, launch.id):
+                noted(launch.sweep / one.id, error=message)
+        return
+    _requeue()
+
+
+def _limit_s(launch: Launch) -> float:
+    """Seconds until a task is warned of its time limit."""
+    minutes = float(launch.settings.get("timeout_min", math.inf))
+    return 60 * minutes - float(launch.settings.get("signal_delay_s", 0))
+
+
 def _meaning(number: int, launch: Launch, began: float) -> str:
     """What a signal says: scancel sends TERM, a timeout or preemption what sbatch was asked for."""
     if number == signal.SIGTERM:
         return STOPPED
-    minutes = launch.settings.get("timeout_min", math.inf)
-    limit = 60 * minutes - launch.settings.get("signal_delay_s", 0)
-    return TIMED_OUT if time.time() - began >= limit - _EARLY_S else PREEMPTED
+    return TIMED_OUT if time.time() - began >= _limit_s(launch) - _EARLY_S else PREEMPTED
 
 
 def _restarts() -> int:
@@ -176,7 +231,6 @@ def _restarts() -> int:
 
 def _requeue() -> None:
     """Go back into the queue."""
-    from kn_sweeps.progress import job_id
     from kn_sweeps.sweeps import slurm
 
     if (job := job_id()) is None:
@@ -190,3 +244,21 @@ def _requeue() -> None:
         # Slurm ends this process; if it ended by itself, that would be a failure.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(60)
+
+
+def main() -> None:
+    """Do one task in this process: `python -m kn_sweeps.sweeps.task LAUNCH_DIR NUMBER`."""
+    from kn_sweeps.sweeps.launches import Launch
+
+    folder, number = Path(sys.argv[1]), int(sys.argv[2])
+    with held(Launch.read(folder).task_lock(number)) as mine:
+        if mine is None:
+            sys.exit(f"error: another process is doing task {number} of {folder}")
+        try:
+            Task(str(folder), number)()
+        except TaskFailedError as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -138,8 +138,8 @@ def test_the_tables_and_figures_that_the_runs_logged_are_shown(
     for grid in (replaced, erased, saved["workspace"]):
         text = json.dumps(grid)
         assert all(f'"{name}"' in text for name in ("metrics", "examples", "headline"))
-    assert "neurons_by_layer" in json.dumps(erased)
-    assert "neurons_by_layer" not in json.dumps(replaced), "no run of it located neurons"
+    assert "located_by_layer" in json.dumps(erased)
+    assert "located_by_layer" not in json.dumps(replaced), "no run of it located neurons"
 
 
 def test_panels_of_a_grid_do_not_overlap(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,7 +217,6 @@ def test_a_very_long_name_is_cut_to_what_wandb_takes(
 @pytest.mark.parametrize(
     ("tracker", "message"),
     [
-        ({"_target_": "kn_sweeps.tracking.NoTracker"}, "no run reported to W&B"),
         ({"project": "other", "entity": "lab"}, "more than one project: kn, other; choose"),
         ({"project": "kn", "entity": "us"}, "more than one entity: lab, us; choose"),
     ],
@@ -238,11 +237,18 @@ def test_where_to_save_is_asked_for_if_the_runs_do_not_say(
     assert main([str(tmp_path / "mine"), "--dry-run", "--entity", "me", "--project", "p"]) == 0
 
 
+@pytest.mark.parametrize(
+    "tracker",
+    [{"project": "kn", "entity": None}, {"_target_": "kn_sweeps.tracking.NoTracker"}],
+)
 def test_only_what_is_saved_needs_an_entity(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tracker: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("WANDB_ENTITY", raising=False)
-    write_run(tmp_path, "a", tracker={"project": "kn", "entity": None})
+    write_run(tmp_path, "a", tracker=tracker)
     assert main([str(tmp_path / "mine"), "--dry-run"]) == 0
     assert "ENTITY" in json.dumps(json.loads(capsys.readouterr().out)["workspace"])
     assert main([str(tmp_path / "mine")]) == 1

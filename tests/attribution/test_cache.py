@@ -64,7 +64,7 @@ def test_a_cached_attribution_is_the_same_bit_for_bit(
     with attributions_kept(AttributionCache(tmp_path)):
         first = attribute(lm, prompts)
         again = attribute(lm, [*prompts, prompts[0]])
-    assert computed == [2, 0]
+    assert computed == [2]
     assert all(_equal(a, b) for a, b in zip([*first, first[0]], again, strict=True))
 
 
@@ -119,7 +119,7 @@ def test_half_a_file_is_computed_again(
         path.write_bytes(path.read_bytes()[:100])
         (again,) = Attributor()(lm, prompts[:1])
         Attributor()(lm, prompts[:1])
-    assert computed == [1, 1, 0]
+    assert computed == [1, 1]
     assert _equal(first, again)
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
     def full(*_args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("kn_sweeps.attribution.cache.save_file", full)
+    monkeypatch.setattr("kn_sweeps.attribution.cache.save_tensors", full)
     with attributions_kept(AttributionCache(tmp_path)):
         assert len(Attributor()(lm, prompts)) == 2
     assert "not cached" in caplog.text
@@ -199,3 +199,32 @@ def test_it_is_shown_and_cleared(
 def test_impossible_settings_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Attributor(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_flipped_bit_is_computed_again(
+    lm: LanguageModel, prompts: list[Encoded], computed: list[int], tmp_path: Path
+) -> None:
+    with attributions_kept(AttributionCache(tmp_path)):
+        (first,) = Attributor()(lm, prompts[:1])
+        (path,) = tmp_path.rglob("*.safetensors")
+        data = path.read_bytes()
+        path.write_bytes(data[:-200] + bytes([data[-200] ^ 8]) + data[-199:])
+        (again,) = Attributor()(lm, prompts[:1])
+    assert computed == [1, 1]
+    assert _equal(first, again)
+
+
+def test_scores_do_not_depend_on_what_was_cached(lm: LanguageModel, tmp_path: Path) -> None:
+    texts = ("The capital of France is ", "The city is ", "this dog sees ", "Ann sees the cat in ")
+    prompts = [lm.encode(Query(text, "."), target) for text in texts for target in ("Paris", "a")]
+    cold = Attributor()(lm, prompts)
+    with attributions_kept(AttributionCache(tmp_path)):
+        for some in (prompts[:1], prompts[2:5], prompts[3:]):
+            Attributor()(lm, some)
+        for _ in range(2):
+            warm = Attributor()(lm, prompts)
+            assert all(_equal(a, b) for a, b in zip(cold, warm, strict=True))
+        for path in sorted(tmp_path.rglob("*.safetensors"))[::2]:
+            path.unlink()
+        some_left = Attributor()(lm, prompts)
+        assert all(_equal(a, b) for a, b in zip(cold, some_left, strict=True))

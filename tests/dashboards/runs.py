@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from kn_sweeps.dashboards.reading import EXAMPLE_COLUMNS, PARTS
+from kn_sweeps.integrity import read_sealed
 from tests.servers.wandb import Run, WandbServer
 
 WANDB = {
@@ -87,7 +89,7 @@ class Syncing:
         environment = {**os.environ, **server.environment(str(home)), "TMPDIR": str(home)}
         self.home = home
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kn_sweeps.sync", str(sweep), "--patience=6", *arguments],
+            [sys.executable, "-m", "kn_sweeps.sync", str(sweep), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +106,8 @@ class Syncing:
         listed = ["pgrep", "-P", str(self.process.pid)]
         children = subprocess.run(listed, capture_output=True, text=True, check=False)
         for process in (self.process.pid, *map(int, children.stdout.split())):
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.communicate()
 
 
@@ -137,8 +140,7 @@ def assert_run(run: Run, directory: Path) -> None:
     ]
     assert logged == [(one["done"], one["done"], one["at"]) for one in expected]
     if done:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        assert_summary(run, summary)
+        assert_summary(run, read_sealed(directory / "summary.json"))
 
 
 def assert_summary(run: Run, summary: dict[str, Any]) -> None:
@@ -160,5 +162,7 @@ def assert_summary(run: Run, summary: dict[str, Any]) -> None:
 
 
 def _plain(config: Any) -> Any:
-    """A config as JSON has it without nulls' keys, which the client keeps as they are."""
-    return json.loads(json.dumps(config))
+    """A config without empty mappings, which the client leaves out."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _plain(value) for key, value in config.items() if value != {}}

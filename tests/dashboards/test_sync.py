@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import shutil
@@ -95,14 +94,18 @@ def test_what_changes_later_follows_under_the_same_id(
     assert results[-2:] == [(5, None), (6, 0.25)]
 
 
-REQUESTS = (
-    *("RunResumeStatus", "UpsertBucket", "file_stream", "CreateRunFiles", "PUT /store/runs"),
-    *("PUT /store/artifacts", "CommitArtifact", "graphql Run$"),
-)
-FAULTS: tuple[tuple[Fault, str], ...] = (
+REFUSED: tuple[tuple[Fault, str], ...] = (
     *((401, "no entry"), (403, "no entry"), (429, "no entry"), (500, "no entry")),
     *(("drop", "EOF"), ("hang", "")),
 )
+FAULTS: tuple[tuple[str, Fault, str], ...] = (
+    *(("UpsertBucket", *fault) for fault in REFUSED),
+    *(("file_stream", *fault) for fault in REFUSED),
+    *(("RunResumeStatus", 403, "no entry"), ("CreateRunFiles", "hang", "")),
+    *(("PUT /store/runs", 500, ""), ("PUT /store/artifacts", 403, "no entry")),
+    *(("CommitArtifact", 500, "no entry"), ("graphql Run$", 500, "not there")),
+)
+"""What is asked, how that fails, and what is told: the client drops what some answers said."""
 
 
 @pytest.mark.slow
@@ -114,18 +117,16 @@ def test_whatever_fails_is_told_in_the_servers_words_and_the_next_time_heals_it(
         monkeypatch.setenv(name, value)
     about = (directory, "toy pararel rome", (), asdict(Place("kn", tags=("a tag",))))
     with Worker(2.0) as impatient, Worker(60.0) as patient:
-        impatient.ask(*about)
-        for where, (fault, said) in itertools.product(REQUESTS, FAULTS):
+        for where, fault, said in FAULTS:
             # Something new to send, where what was sent is not sent again.
             finish(directory, tau=estimate(time.monotonic()))
             wandb_server.fails(where, fault, text="no entry")
             began = time.monotonic()
             answer = impatient.ask(*about)
-            assert time.monotonic() - began < 6, (where, fault)
+            assert time.monotonic() - began < 20, (where, fault)
             assert "error" in answer, (where, fault)
+            assert said in answer["error"], (where, fault, answer)
             assert "\n" not in answer["error"]
-            if "PUT" not in where:
-                assert said in answer["error"], (where, fault, answer)
             wandb_server.heals()
             assert "address" in patient.ask(*about), (where, fault)
             assert_complete(wandb_server, sweep)
@@ -136,7 +137,7 @@ def test_an_outage_ends_with_1_and_the_next_sync_heals_it(
 ) -> None:
     write_run(sweep, "one")
     wandb_server.fails("file_stream", 500, text="on holiday")
-    code, out, errors = sync(wandb_server, sweep)
+    code, out, errors = sync(wandb_server, sweep, "--patience=6")
     assert (code, out) == (1, "0 runs sent, 0 were there already, 1 did not arrive\n")
     (line,) = errors.splitlines()
     assert line.startswith("one [toy pararel rome]: ")
@@ -152,7 +153,7 @@ def test_a_sync_that_is_killed_leaves_nothing_that_another_does_not_put_right(
 ) -> None:
     for name in ("one", "two", "three"):
         write_run(sweep, name)
-    for request in (1, 5, 12, 30, 50, 75):
+    for request in (1, 12, 40, 70):
         wandb_server.fails("", "hang", after=request)
         started = Syncing(wandb_server, sweep)
         already = len(wandb_server.requests)
@@ -202,12 +203,12 @@ def test_a_server_that_is_not_there_does_not_cost_its_time_for_every_run(
     for number in range(40):
         write_run(sweep, f"run{number:02}")
     began = time.monotonic()
-    code, out, errors = sync(wandb_server, sweep)
+    code, out, errors = sync(wandb_server, sweep, "--patience=6")
     assert (code, out) == (1, "0 runs sent, 0 were there already, 40 did not arrive\n")
     assert len(errors.splitlines()) == 40
     assert "not tried, as others failed: " in errors
     assert errors.count("connection refused") == 40
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
 
 
 def test_watching_follows_a_run_to_its_end_through_an_outage(
@@ -215,7 +216,7 @@ def test_watching_follows_a_run_to_its_end_through_an_outage(
 ) -> None:
     directory = write_run(sweep, "one", state="running", done=(0,))
     with held(directory / ".lock"):
-        watching = Syncing(wandb_server, sweep, "--watch=0.3")
+        watching = Syncing(wandb_server, sweep, "--watch=0.3", "--patience=6")
         _until(lambda: "one" in wandb_server.runs and len(wandb_server.runs["one"].history) == 1)
         wandb_server.fails("", 500, text="on holiday")
         progress(directory, 2)

@@ -141,3 +141,23 @@ def test_the_bundled_text_is_enough_for_a_tiny_model() -> None:
     texts = list(texts_of("bundled"))
     assert texts == list(texts_of("bundled"))
     assert len(texts) > 10_000
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_damaged_one_is_named_and_summed_again(
+    lm_of,  # noqa: ANN001
+    source: TextSource,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    cut: bool,
+) -> None:
+    (before,) = second_moments(lm_of("gpt2"), [1], source)
+    (path,) = tmp_path.rglob("*.safetensors")
+    data = path.read_bytes()
+    # Far behind the header: the file can be read, and only its numbers are others.
+    at = len(data) - 100
+    path.write_bytes(data[:at] if cut else data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :])
+    (again,) = second_moments(lm_of("gpt2"), [1], source)
+    assert torch.equal(again.matrix, before.matrix)
+    assert f"{path} is damaged" in caplog.text
+    assert path.with_name(f"{path.name}.damaged").is_file()

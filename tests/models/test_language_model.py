@@ -146,6 +146,18 @@ def test_a_prompt_longer_than_the_model_reads_is_refused(lm_of) -> None:  # noqa
         lm_of("llama").encode(Query("Ann " * 70), "Bob")
 
 
+def test_the_longest_text_that_is_taken_is_the_longest_that_runs(any_lm: LanguageModel) -> None:
+    # RoBERTa's positions begin behind the one for padding: 64 of them are 63 here.
+    limit = any_lm.architecture.max_tokens
+    assert limit == (63 if any_lm.architecture.model_type == "roberta" else 64)
+    any_lm.hidden(any_lm.batch([(7,) * limit]))
+    if any_lm.architecture.model_type == "roberta":
+        with pytest.raises((IndexError, RuntimeError)):
+            any_lm.hidden(any_lm.batch([(7,) * (limit + 1)]))
+    with pytest.raises(UnscorableError, match=f"longer than the {limit} tokens"):
+        any_lm.encode(Query("Ann " * limit), "Bob")
+
+
 def test_a_tokenizer_of_another_model_is_refused(lm_of) -> None:  # noqa: ANN001
     lm = lm_of("gpt2")
     other = type(lm.tokenizer)(tokenizer_object=lm.tokenizer.backend_tokenizer)

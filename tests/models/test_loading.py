@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.config import RunConfig, build
+from kn_sweeps.models import loading
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.loading import Bundled, Pretrained, PyPIGguf, RomeSettings
 from tests.test_config import composed
@@ -72,9 +74,9 @@ def test_smollm2_knows_paris_and_loads_fast_the_second_time() -> None:
     (reply,) = ask(lm, [Question(Query("The capital of France is "), "Paris", "Rome")])
     assert reply.old.exact
     assert reply.answer.startswith("Paris")
-    start = time.perf_counter()
+    start = time.process_time()  # a busy machine's other work does not count
     model.load(CPU, "float32")
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(
@@ -95,3 +97,22 @@ def test_a_config_with_another_number_of_layers_is_refused() -> None:
     model = Bundled(label="tiny_gpt2", layers=7, rome=ROME)
     with pytest.raises(ValueError, match=r"has 5 layers, its config says 7: set model.layers=5"):
         model.load(CPU, "float32")
+
+
+def test_a_converted_model_that_is_damaged_is_converted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
+    source = Bundled(label="tiny_gpt2", rome=ROME).fetch()
+    monkeypatch.setattr(PyPIGguf, "_download", lambda *_: tmp_path / "x.gguf")
+    monkeypatch.setattr(loading, "_dequantise", lambda _, out: shutil.copytree(source, out))
+    model = PyPIGguf(label="x", requirement="x==1", file="a.gguf", sha256="0" * 64, rome=ROME)
+    weights = model.fetch() / "model.safetensors"
+    before = weights.read_bytes()
+    assert model.fetch() == weights.parent
+    assert not caplog.text
+    for damaged in (before[:-1] + bytes([before[-1] ^ 1]), before[:1000]):
+        weights.write_bytes(damaged)
+        model.fetch()
+        assert weights.read_bytes() == before
+        assert f"{weights.parent} is damaged" in caplog.text

@@ -184,3 +184,37 @@ def _overwritten(projection: nn.Module, positions: Sequence[int], value: Tensor)
         yield
     finally:
         handle.remove()
+
+
+def before_the_activation(
+    model: torch.nn.Module, module: torch.nn.Module, ids: Tensor, token: int, *, steps: int
+) -> Tensor:
+    """kn_thesis' scores of a decoder's neurons: ``module``'s output at the last place is scaled.
+
+    Args:
+        model: A causal LM.
+        module: What one layer's activation function reads.
+        ids: One prompt, (1, positions).
+        token: The target.
+        steps: Points from 0 to 1, both included, each with weight 1 / steps.
+
+    Returns:
+        The scores, (neurons,).
+    """
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _m, _a, out: seen.append(out[0, -1].detach()))
+    model(ids)
+    handle.remove()
+    total = torch.zeros_like(seen[0])
+    for alpha in torch.linspace(0, 1, steps, dtype=total.dtype):
+        z = (alpha * seen[0]).requires_grad_()
+
+        def put(_module: nn.Module, _args: Any, out: Tensor, z: Tensor = z) -> Tensor:
+            return torch.cat([out[:, :-1], z.expand(1, 1, -1)], 1)
+
+        handle = module.register_forward_hook(put)
+        probability = model(ids).logits[0, -1].softmax(-1)[token]
+        handle.remove()
+        (gradient,) = torch.autograd.grad(probability, z)
+        total += gradient
+    return total * seen[0] / steps

@@ -22,7 +22,7 @@ class Scripted(NoEdit):
     """`none` with a fault.
 
     Attributes:
-        how: quick, raise, exit, kill, or slow.
+        how: quick, raise, exit, kill, slow or endless.
         folder: Where it notes what it did.
     """
 
@@ -33,8 +33,8 @@ class Scripted(NoEdit):
         self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Misbehave, or plan nothing."""
-        if self.how == "slow":
-            for _ in range(30):
+        if self.how in ("slow", "endless"):
+            for _ in range(30 if self.how == "slow" else 3000):
                 check()
                 time.sleep(0.1)
         elif self._first(seed):

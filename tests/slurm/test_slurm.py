@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -163,7 +164,7 @@ def test_relaunched_until_done_every_run_is_computed_once_and_as_it_would_be_loc
         died = {name for name, one in sweep.states().items() if one.state == "lost"}
     assert sweep.counts() == {"done": 12}
     assert max(Counter(sweep.steps()).values()) == 1
-    assert len(sweep.steps()) == 12
+    assert len(sweep.steps()) == 2 * 12  # of two cases each
     local = sweep.launch(*twelve, f"results_dir={sweep.folder}/local", launcher="local")
     assert local.returncode == 0, local.stderr
     for path in sorted(sweep.path.glob("*/rows.parquet")):
@@ -177,15 +178,17 @@ def _name(config: object) -> str:
     return f"{config['method']['how']}-{config['seed']}"  # type: ignore[index]
 
 
-def _nothing_saved_was_done_again(sweep: Sweep, steps: int) -> None:
+def _nothing_saved_was_done_again(sweep: Sweep) -> None:
     """A step that was being scored when the signal came is done again, and no other."""
+    found = [json.loads(path.read_text()) for path in sweep.path.glob("*/provenance.json")]
+    steps = sum(len(one["steps"]) for one in found)
     restarts = sum("stopped:" in line for line in sweep.logs().splitlines())
     assert steps <= len(sweep.steps()) <= steps + restarts
     assert len(set(sweep.steps())) == steps
 
 
 SLOW = ("+method.how=slow", "limit=6", "dataset.relations=[P36,P101,P1376,P103,P19,P20]")
-"""A run of 36 cases in three steps of three seconds."""
+"""A run of 36 cases in four steps of three seconds."""
 
 
 def _under_way(sweep: Sweep, name: str) -> bool:
@@ -231,17 +234,17 @@ def test_usr2_in_the_middle_of_a_pack_requeues_it_and_it_goes_on(sweep: Sweep) -
     assert sweep.states()["slow-1"].state in ("waiting", "preempted")
     sweep.until(lambda: sweep.counts() == {"done": 2}, 400)
     assert "requeued as" in sweep.logs()
-    _nothing_saved_was_done_again(sweep, steps=6)
+    _nothing_saved_was_done_again(sweep)
 
 
 def test_out_of_time_is_told_apart_and_goes_on(sweep: Sweep) -> None:
-    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30")
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=75")
     more = "dataset.relations=[P36,P101,P1376,P103,P19,P20,P27,P30,P37,P106,P176]"
     assert sweep.launch(*SLOW, "limit=12", more, *limits).returncode == 0
-    sweep.until(lambda: "requeued as" in sweep.logs(), 120)
+    sweep.until(lambda: "requeued as" in sweep.logs(), 200)
     assert "stopped: timed out" in sweep.logs()
     sweep.until(lambda: sweep.counts() == {"done": 1}, 500)
-    _nothing_saved_was_done_again(sweep, steps=9)
+    _nothing_saved_was_done_again(sweep)
 
 
 def test_slurmd_stopped_and_started_during_a_run(sweep: Sweep) -> None:
@@ -269,7 +272,7 @@ def test_the_launching_process_killed_right_after_submission(sweep: Sweep) -> No
     process.wait()
     sweep.until_over()
     assert sweep.counts() == {"done": 2}
-    assert len(sweep.steps()) == 2
+    assert len(sweep.steps()) == 2 * 2
 
 
 def test_two_launches_at_once_compute_every_run_once(sweep: Sweep) -> None:
@@ -285,7 +288,7 @@ def test_two_launches_at_once_compute_every_run_once(sweep: Sweep) -> None:
     assert sum("3 to do" in one for one in said) == 1, said
     sweep.until_over()
     assert sweep.counts() == {"done": 3}
-    assert len(sweep.steps()) == 3
+    assert len(sweep.steps()) == 2 * 3
 
 
 def test_what_waits_is_not_changed_by_an_edit_of_the_configs(sweep: Sweep) -> None:
@@ -321,3 +324,121 @@ def test_cancel_stops_what_waits_and_what_runs(sweep: Sweep) -> None:
     shown = sweep.status("logs", str(sweep.path), sweep.states()["slow-0"].run.id)
     assert "run.log" in shown.stdout
     assert "TaskFailedError: cancelled" in shown.stdout
+
+
+def test_what_others_call_their_jobs_and_a_blank_before_a_sweeps_name_change_nothing(
+    sweep: Sweep,
+) -> None:
+    for name in ("a|b", "a|b|c|d|e", " s.20261126-000000-abcdef.0 "):
+        done = subprocess.run(
+            ["sbatch", "--hold", f"--job-name={name}", "--wrap=true", "--output=/dev/null"],
+            env=sweep.cluster.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    sweep.name = " s |x"
+    held = ("+hydra.launcher.additional_parameters.hold=true", "+method.how=quick", "seed=0,1")
+    try:
+        assert sweep.launch(*held, "runs_per_task=1").returncode == 0
+        again = sweep.launch(*held, "runs_per_task=1")
+        assert "2 waiting" in again.stderr
+        assert len(launches(sweep.path)) == 1
+        shown = sweep.status(str(sweep.path)).stdout
+        assert shown.count("JobHeldUser") == 2, shown
+        assert sweep.status("cancel", str(sweep.path)).stdout.strip() == "told to stop: 2"
+        sweep.until(lambda: len(sweep.cluster.queue()) == 3)
+    finally:
+        subprocess.run(["scancel", "--user", "root"], check=True, env=sweep.cluster.environment())
+        sweep.until_over()
+
+
+def test_a_limit_shorter_than_a_step_ends_the_requeues_with_a_sentence(sweep: Sweep) -> None:
+    limits = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=45")
+    assert sweep.launch("+method.how=endless", *limits).returncode == 0
+    sweep.until(lambda: "not put back into the queue" in sweep.logs(), 400)
+    sweep.until_over()
+    assert sweep.logs().count("requeued as") == 1
+    (one,) = sweep.states().values()
+    assert one.state == "timed out"
+    assert "raise hydra.launcher.timeout_min" in sweep.status(str(sweep.path)).stdout.replace(
+        "\n", " "
+    )
+
+
+def test_what_cannot_begin_on_a_node_has_failed_and_says_why(sweep: Sweep) -> None:
+    data = sweep.folder / "data" / "pararel"
+    _written(data, "Ruritania")
+    module = sweep.folder / "own_methods.py"
+    module.write_text("from tests.slurm.scripted import Scripted as Own\n")
+    environment = sweep.environment()
+    environment["PYTHONPATH"] += f":{sweep.folder}"
+    held = (
+        *("+hydra.launcher.additional_parameters.hold=true", "runs_per_task=1"),
+        *("+method.how=quick", f"dataset.root={data}"),
+    )
+
+    def launch(*more: str) -> str:
+        done = subprocess.run(
+            sweep.command(*held, *more),
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return launches(sweep.path)[-1].jobs()[0]
+
+    broken = launch("method._target_=own_methods.Own", "seed=1")
+    module.write_text("def (\n")
+    other = launch("seed=2")
+    _written(data, "Freedonia")
+    for job in (broken, other):
+        subprocess.run(["scontrol", "release", job], check=True, env=sweep.cluster.environment())
+    sweep.until_over()
+    found = sweep.states()
+    assert {name: one.state for name, one in found.items()} == {
+        "quick-1": "failed",
+        "quick-2": "failed",
+    }
+    assert "own_methods" in str(found["quick-1"].status)
+    assert "the data or the weights are not those" in found["quick-2"].status["error"]
+    # Launched again it is the run of the new data; the other one is not waited for any more.
+    again = launch("seed=2")
+    subprocess.run(["scontrol", "release", again], check=True, env=sweep.cluster.environment())
+    sweep.until_over()
+    assert {name: one.state for name, one in sweep.states().items()} == {
+        "quick-1": "failed",
+        "quick-2": "done",
+    }
+
+
+def _written(folder: Path, country: str) -> None:
+    """A relation of ParaRel with some facts of our own."""
+    facts = [{"sub_label": s, "obj_label": o} for s, o in ((country, "Paris"), ("Italy", "Rome"))]
+    for part, rows in (("patterns", [{"pattern": "The capital of [X] is [Y]."}]), ("facts", facts)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / part / "P36.jsonl").write_text(text)
+
+
+def test_a_copy_of_the_project_runs_its_own_code_on_the_nodes(sweep: Sweep) -> None:
+    copy = sweep.folder / "copy"
+    for name in ("kn_sweeps", "hydra_plugins", "conf", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "launch.py", copy)
+    config = copy / "kn_sweeps" / "config.py"
+    text = config.read_text()
+    config.write_text(re.sub(r"^SCHEMA_VERSION = .*$", "SCHEMA_VERSION = 1000", text, flags=re.M))
+    command = sweep.command("+method.how=quick")
+    command[1] = str(copy / "launch.py")
+    environment = {k: v for k, v in sweep.environment().items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    sweep.until_over()
+    (summary,) = sweep.path.glob("*/summary.json")
+    assert json.loads(summary.read_text())["schema_version"] == 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from analysis.table import find_runs
-from kn_sweeps import interruption, regimes, status, sync
+from kn_sweeps import interruption, regimes, status
 from kn_sweeps.interruption import Interrupted
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.models.loading import Bundled, LastLoaded
@@ -29,6 +28,7 @@ from kn_sweeps.sweeps.launching import SweepFailedError, again, launch
 from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.states import states
 from kn_sweeps.sweeps.submit import Local, Processes
+from kn_sweeps.tracking import NoTracker
 from tests.test_config import composed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +178,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     monkeypatch.setattr(regimes, "evaluate", evaluate)
     ((_, config),) = configs("batch_size=64")
     assert run(config).computed
-    assert sizes == [64, 32, 16]
+    assert sizes == [64, 32, 16, 16]
     assert "going on with batch_size 16" in caplog.text
 
 
@@ -213,6 +213,58 @@ def test_new_metrics_are_scored_when_the_sweep_is_launched_again(
     summary = json.loads(next((tmp_path / "s").glob("*/summary.json")).read_text())
     assert {"reliability", "locality"} <= set(summary["metrics"])
     assert len(launches(tmp_path / "s")) == 1
+
+
+def test_failed_runs_are_forgotten_until_they_are_launched_again(
+    tmp_path: Path, configs: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = configs("dataset.relations=[P998]", "seed=1")
+    for _ in range(2):
+        with pytest.raises(SweepFailedError):
+            launch(made, Local(), LaunchConfig())
+        failed = [name for name, state in _states(tmp_path / "s").items() if state == "failed"]
+        assert failed == ["dataset.relations=[P998]"]
+        assert status.main(["forget", str(tmp_path / "s")]) == 0
+        assert "failed runs forgotten: 1" in capsys.readouterr().out
+        assert _states(tmp_path / "s") == {"seed=1": "done"}
+        assert len(list((tmp_path / "s").glob("*/config.yaml"))) == 1
+    assert status.main(["forget", str(tmp_path / "s")]) == 0
+    assert "forgotten: 0" in capsys.readouterr().out
+
+
+def test_a_run_is_named_by_what_it_was_asked_for_in_logs_and_trackers(
+    tmp_path: Path,
+    configs: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+    original = NoTracker.open
+
+    def opened(self: NoTracker, run_id: str, name: str, *more: Any) -> Any:
+        told.append(name)
+        return original(self, run_id, name, *more)
+
+    monkeypatch.setattr(NoTracker, "open", opened)
+    caplog.set_level("INFO")
+    launch(configs("method=none seed=1", "method=none seed=2"), Local(), LaunchConfig())
+    assert told == ["tiny_gpt2 pararel none seed=1", "tiny_gpt2 pararel none seed=2"]
+    assert all(any(name in line for line in caplog.messages) for name in told)
+
+
+def test_another_tracker_on_a_finished_run_is_said_to_log_nothing(
+    configs: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    launch(configs("seed=1"), Local(), LaunchConfig())
+    launch(configs("seed=1"), Local(), LaunchConfig())
+    assert "nothing is logged anew" not in caplog.text
+    ((_, other),) = configs("seed=1", more=("tracker=wandb", "tracker.project=another"))
+    launch([("seed=1", other)], Local(), LaunchConfig())
+    assert "1 finished run had another tracker: nothing is logged anew" in caplog.text
+    caplog.clear()
+    run(other)
+    assert "had another tracker: nothing is logged anew" in caplog.text
 
 
 def test_a_dry_run_does_nothing(
@@ -258,30 +310,6 @@ def test_status_shows_counts_errors_and_what_was_mistyped(
     assert "nothing to retry" in capsys.readouterr().out
     assert status.main(["cancel", str(tmp_path / "s")]) == 0
     assert "told to stop: 0" in capsys.readouterr().out
-
-
-def test_offline_logs_are_uploaded_once_and_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sweep = tmp_path / "s"
-    (sweep / "launches").mkdir(parents=True)
-    names = [f"offline-run-2026112{n}_120000-{run}" for n, run in enumerate("abac")]
-    for name in names:
-        (sweep / "wandb" / name).mkdir(parents=True)
-    (sweep / "wandb" / names[1] / "run-b.wandb.synced").touch()
-    (sweep / "c").mkdir()
-    told: list[list[str]] = []
-
-    def fake(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        told.append([Path(path).name for path in command if "offline-run" in path])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", fake)
-    with (sweep / "c" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert sync.main([str(sweep)]) == 0
-    assert told == [[names[0], names[2]]]
-    assert "1 runs are still being written" in capsys.readouterr().out
 
 
 @pytest.mark.slow

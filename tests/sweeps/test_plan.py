@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kn_sweeps.progress import STATUS
 from kn_sweeps.sweeps.launches import Launch, PlannedRun, launches
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, arrays, packed, plan
 from kn_sweeps.sweeps.states import outlook, states
+from tests.models.folders import configure, folder
 from tests.test_config import composed
 
 
@@ -41,7 +43,8 @@ def _finished(sweep: Path, run: PlannedRun, **facts: Any) -> None:
 def _status(sweep: Path, run: PlannedRun, **facts: Any) -> None:
     folder = sweep / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATUS).write_text(json.dumps({"updated": time.time() + 1} | facts))
+    launch = launches(sweep)[-1].id
+    (folder / STATUS).write_text(json.dumps({"launch": launch} | facts))
 
 
 def _launched(sweep: Path, tasks: list[list[PlannedRun]], **facts: Any) -> Launch:
@@ -63,7 +66,8 @@ def test_done_runs_and_repetitions_are_skipped(tmp_path: Path) -> None:
         (runs[0].id, "the same as another"),
     ]
     assert next(again.lines(whole=False)) == (
-        "sweep s: 7 runs: 5 to do, 1 done, 1 the same as another, 1 to be scored by new metrics"
+        "sweep s: 7 runs: 5 to do, 1 done, 1 the same as another, "
+        "1 to get new metrics or another tracker"
     )
 
 
@@ -79,7 +83,7 @@ def test_a_live_launch_keeps_its_runs_and_a_dead_one_does_not(tmp_path: Path) ->
     runs = planned(sweep, *SEEDS).runs
     first = _launched(sweep, [runs[:2], runs[2:4]])
     with first.at_work():
-        assert first.at_work_in() == os.getpid()
+        assert first.at_work_in() == (os.getpid(), socket.gethostname())
         now = planned(sweep, *SEEDS)
         assert [run.id for run in now.runs] == [run.id for run in runs[4:]]
         assert {one.why for one in now.skipped} == {f"waiting ({first.id})"}
@@ -102,8 +106,9 @@ def test_after_a_hard_death_the_tasks_unfinished_runs_go_alone(tmp_path: Path) -
     ]
     found = states(sweep, launches(sweep))
     assert [found[run.id].state for run in runs] == [
-        *("done", "lost", "lost", "failed", "lost", "lost"),
+        *("done", "lost", "waiting", "failed", "waiting", "waiting"),
     ]
+    assert [found[run.id].idle for run in runs] == [False, False, True, False, True, True]
 
 
 def test_every_wrong_config_is_named_and_nothing_is_planned(tmp_path: Path) -> None:
@@ -189,7 +194,7 @@ def test_the_end_is_expected_from_what_was_measured(tmp_path: Path) -> None:
     with first.at_work(), (sweep / runs[1].id / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = states(sweep, launches(sweep)).values()
-        expected = outlook(found, now)
+        expected = outlook(found)
     # 20 cases in 10 s: 5 s are left of the one that runs, and two take 10 s each.
     assert expected.seconds_left == pytest.approx(25)
     assert (expected.runs_done, expected.runs) == (1, 4)
@@ -200,3 +205,39 @@ def test_nothing_measured_nothing_expected(tmp_path: Path) -> None:
     first = _launched(sweep, [planned(sweep, *SEEDS[:2]).runs])
     with first.at_work():
         assert outlook(states(sweep, launches(sweep)).values()).seconds_left is None
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("method=rome", "method.layer=99"),
+        ("method=memit", "method.layers=[1,99]"),
+        ("method=random", "method@method.of=ft", "method.of.layer=99"),
+    ],
+)
+def test_layers_that_do_not_exist_are_refused_when_planning(
+    tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"layers?=99: model tiny_gpt2 has no such layer; .* 0 to"):
+        planned(tmp_path / "s", named)
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_unknown_family_is_called_that_when_planning_also_dry(
+    tmp_path: Path, dry_run: bool
+) -> None:
+    at = folder(tmp_path / "m")
+    configure(at, model_type="t5")
+    named = ("model=gpt2", f"model.name={at}", "method=none")
+    with pytest.raises(ValueError, match="family 't5' is not known"):
+        planned(tmp_path / "s", named, options=LaunchConfig(dry_run=dry_run))
+
+
+def test_a_hub_that_cannot_be_asked_is_refused_unless_dry(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = ("model=gpt2", "model.name=nobody/nothing", "method=none")
+    with pytest.raises(ValueError, match=r"model\.name=/path/to/folder"):
+        planned(tmp_path / "s", named)
+    assert len(planned(tmp_path / "s", named, options=LaunchConfig(dry_run=True)).runs) == 1
+    assert "ids of its runs are not final" in caplog.text
