@@ -1,7 +1,8 @@
-"""Figures of a sweep: `python -m analysis.figures results/SWEEP [--latex]`.
+"""Figures of sweeps: `python -m analysis.figures SWEEP... [--latex] [--out DIR]`.
 
 Each study (`analysis/studies/`) draws what the runs have the numbers for. A figure is written as
-PDF, SVG and PNG, with the numbers behind it as CSV, into `results/SWEEP/figures/`.
+PDF, SVG and PNG, with the numbers behind it as CSV, into
+`figures/` of the sweep, or of the folder that holds them all.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from omegaconf import DictConfig
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import Drawing
-from analysis.table import number
+from analysis.table import number, unevaluated
 from kn_sweeps.files import user_path, write_atomically, write_text
+from kn_sweeps.folders import common, find_folders, listed, sweep_folder
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 NUMBERS = {"value", "low", "high"}
@@ -46,11 +48,12 @@ class BrokenStudyError(ValueError):
         self.drawn = drawn
 
 
-def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
-    """Write the figures that the runs of a sweep have the numbers for.
+def draw(*sweeps: Path, out: Path | None = None, latex: bool = False) -> list[Path]:
+    """Write the figures that the runs of some sweeps have the numbers for.
 
     Args:
-        sweep: Its folder.
+        sweeps: Their folders; runs of all are compared.
+        out: The folder of the figures; None for `figures/` in what holds all sweeps.
         latex: Write a LaTeX table beside each.
 
     Returns:
@@ -61,16 +64,17 @@ def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
         BrokenStudyError: If a study failed; the others are drawn.
     """
     try:
-        runs = read_runs(sweep)
+        runs = read_runs(*sweeps)
     except ValueError as error:
         raise NothingToDrawError(str(error)) from error
+    folder = out or common(sweeps) / "figures"
     figures: list[Path] = []
     broken: dict[str, Exception] = {}
     with matplotlib.style.context(STYLE):
         for study in STUDIES:
             try:
                 for drawing in study(runs):
-                    figures.append(_written(drawing, sweep / "figures", latex=latex))
+                    figures.append(_written(drawing, folder, latex=latex))
             except Exception as error:
                 # What one study does not expect of a run must not cost the others.
                 broken[f"{study.__module__.split('.')[-1]}.{study.__name__}"] = error
@@ -78,9 +82,9 @@ def draw(sweep: Path, *, latex: bool = False) -> list[Path]:
         raise BrokenStudyError(figures, broken) from next(iter(broken.values()))
     if not figures:
         raise NothingToDrawError(
-            f"nothing to draw in {sweep}: no study has its numbers here. conf/experiment has a "
-            "preset for each (python launch.py experiment=localisation); docs/studies.md says what "
-            "they need"
+            f"nothing to draw in {listed(sweeps)}: no study has its numbers here. conf/experiment "
+            "has a preset for each (python launch.py experiment=localisation); docs/studies.md "
+            "says what they need"
         )
     return figures
 
@@ -90,7 +94,8 @@ def _written(drawing: Drawing, folder: Path, *, latex: bool) -> Path:
     stem = drawing.name
     tables = {"": drawing.numbers, **{f"_{name}": table for name, table in drawing.more.items()}}
     for suffix, table in tables.items():
-        write_atomically(folder / f"{stem}{suffix}.csv", partial(table.to_csv, index=False))
+        cells = table.rename(columns=unevaluated).map(unevaluated)
+        write_atomically(folder / f"{stem}{suffix}.csv", partial(cells.to_csv, index=False))
     for ending in ("pdf", "svg", "png"):
         save = partial(drawing.figure.savefig, format=ending, dpi=200)
         write_atomically(folder / f"{stem}.{ending}", save)
@@ -125,21 +130,21 @@ class Draw(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Draw what the finished runs have the numbers for, once they are finished."""
-        sweep = Path(config.results_dir) / config.sweep
+        sweep = sweep_folder(config.results_dir, config.sweep)
         submitted = config.hydra.runtime.choices["hydra/launcher"] not in ("local", "processes")
         if config.dry_run:
             return
         if submitted and not config.wait:
             print(f"figures, when the runs are done: python -m analysis.figures {sweep}")
         else:
-            _report(sweep, latex=False)
+            _report([sweep])
 
 
-def _report(sweep: Path, *, latex: bool) -> bool:
+def _report(sweeps: Sequence[Path], *, out: Path | None = None, latex: bool = False) -> bool:
     failure: ValueError | None = None
     figures: list[Path] = []
     try:
-        figures = draw(sweep, latex=latex)
+        figures = draw(*sweeps, out=out, latex=latex)
     except BrokenStudyError as error:
         figures, failure = error.drawn, error
     except NothingToDrawError as error:
@@ -151,17 +156,26 @@ def _report(sweep: Path, *, latex: bool) -> bool:
     return failure is None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figures of one sweep."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the figures of some sweeps.
+
+    Returns:
+        0, or 1 after an error, which is printed.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.figures", description="Draw the figures of a sweep."
+        prog="python -m analysis.figures", description="Draw the figures of sweeps."
     )
-    parser.add_argument("sweep", type=user_path, help="a sweep's folder, results/SWEEP")
+    parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="its name, or its folder")
+    parser.add_argument("--out", type=user_path, help="where they go (default: SWEEP/figures)")
     parser.add_argument("--latex", action="store_true", help="write LaTeX tables too")
     args = parser.parse_args(arguments)
-    if not _report(args.sweep, latex=args.latex):
-        sys.exit(1)
+    try:
+        sweeps = find_folders(args.sweeps)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if _report(sweeps, out=args.out, latex=args.latex) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.shards import joined_results
-from analysis.table import Found, Summary, find_runs, identity, identity_columns
+from analysis.table import Found, Summary, files_below, find_runs, identity, identity_columns
+from kn_sweeps.folders import listed
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.results import results_of
 from kn_sweeps.store import RunDirectory
@@ -87,27 +87,29 @@ class Run:
         return parts[0] if len(parts) == 1 else joined_results(parts)
 
 
-def finished_runs(folder: Path) -> tuple[list[Run], Found]:
-    """Every finished run below a folder, shards joined, and what else lies there."""
-    found = find_runs(folder)
-    directories = _directories(folder)
+def finished_runs(*folders: Path) -> tuple[list[Run], Found]:
+    """Every finished run below some folders, in order, shards joined, and what else lies there."""
+    found = find_runs(*folders)
+    directories = _directories(folders)
     runs = [
         Run(summary, _directories_of(summary, directories), label)
         for summary, label in zip(found.summaries, labels(found.summaries), strict=True)
     ]
-    return sorted(runs, key=_order), found
+    return runs, found
 
 
-def read_runs(sweep: Path) -> list[Run]:
-    """Every finished run of a sweep.
+def read_runs(*sweeps: Path) -> list[Run]:
+    """Every finished run of some sweeps.
 
     Raises:
         ValueError: If there is none.
     """
-    runs, found = finished_runs(sweep)
+    runs, found = finished_runs(*sweeps)
     if not runs:
         reasons = "; ".join(f"{path}: {why}" for path, why in found.broken.items())
-        raise ValueError(f"{sweep} has no finished run" + (f" ({reasons})" if reasons else ""))
+        raise ValueError(
+            f"{listed(sweeps)} has no finished run" + (f" ({reasons})" if reasons else "")
+        )
     return runs
 
 
@@ -136,10 +138,10 @@ def read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _directories(folder: Path) -> dict[tuple[str, str], Path]:
+def _directories(folders: Sequence[Path]) -> dict[tuple[str, str], Path]:
     """Run directories by sweep and run id."""
     found = {}
-    for path in sorted(folder.rglob("summary.json")):
+    for path in files_below(folders, "summary.json"):
         summary = {"sweep": path.parent.parent.name, **read_object(path)}
         found[str(summary["sweep"]), str(summary.get("run_id"))] = path.parent
     return found
@@ -152,12 +154,6 @@ def _directories_of(
     names = summary.get("shards") or [summary["run_id"]]
     keys = [(str(summary["sweep"]), str(name)) for name in names]
     return tuple(directories[key] for key in keys if key in directories)
-
-
-def _order(run: Run) -> list[str]:
-    """By data, model and label; layer 2 comes before layer 10."""
-    texts = [*(str(run.summary[name]) for name in ("dataset", "source", "model")), run.label]
-    return [re.sub(r"\d+", lambda digits: digits[0].zfill(9), text) for text in texts]
 
 
 def _short(column: str) -> str:

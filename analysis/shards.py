@@ -25,13 +25,13 @@ def joined(summaries: Mapping[Path, Summary]) -> list[Summary]:
         summaries: Those of finished runs with their `settings`, by run directory.
     """
     whole: list[Summary] = []
-    sets: dict[tuple[str, str, int], dict[int, Path]] = {}
+    sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
     for path, summary in summaries.items():
         index, count = map(int, summary.get("shard", "0/1").split("/"))
         if count == 1 or "whole_run" not in summary:
             whole.append(summary)
         else:
-            key = (summary["sweep"], summary["whole_run"], count)
+            key = (path.parent, summary["whole_run"], count)
             sets.setdefault(key, {})[index] = path
     for (_, _, count), shards in sets.items():
         paths = [shards[index] for index in sorted(shards)]

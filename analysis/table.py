@@ -1,7 +1,8 @@
 """The comparison table: one row a finished run.
 
-    python -m analysis.table RESULTS_DIR [--json] [--out DIR] [--metrics a,b,c]
+    python -m analysis.table SWEEP... [--json] [--out DIR] [--metrics a,b,c]
 
+SWEEP is its name, its folder, or a folder of sweeps such as results.
 The screen shows the headline metrics; table.md and table.csv hold them all.
 """
 
@@ -11,8 +12,11 @@ import argparse
 import csv
 import io
 import json
+import math
+import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,7 @@ from omegaconf import OmegaConf
 from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.files import user_path, write_text
+from kn_sweeps.folders import common, find_folders, listed
 
 Summary = dict[str, Any]
 
@@ -39,6 +44,7 @@ HEADLINE = (
     "effect_size",
 )
 NOT_A_RUN = {".hydra", "wandb"}  # these keep a config.yaml of their own inside a run
+ABSENT = "-"
 PIPE_WIDTH = 120
 GAP = 2
 
@@ -58,11 +64,11 @@ class Found:
     unfinished: int
 
 
-def find_runs(folder: Path) -> Found:
-    """Read every run below a folder; one that cannot be read hides no other."""
+def find_runs(*folders: Path) -> Found:
+    """Read every run below some folders; one that cannot be read hides no other."""
     read: dict[Path, Summary] = {}
     broken: dict[Path, str] = {}
-    for path in sorted(folder.rglob("summary.json")):
+    for path in files_below(folders, "summary.json"):
         try:
             read[path.parent] = read_summary(path)
         except (OSError, ValueError) as error:
@@ -71,16 +77,43 @@ def find_runs(folder: Path) -> Found:
         summaries = joined(read)
     except (OSError, ValueError) as error:
         summaries = list(read.values())
-        broken[folder] = f"shards could not be joined: {error}"
-    configs = [c.relative_to(folder) for c in folder.rglob("config.yaml")]
-    runs = [folder / c.parent for c in configs if not NOT_A_RUN & {*c.parts}]
+        broken[folders[0]] = f"shards could not be joined: {error}"
+    runs = [config.parent for config in files_below(folders, "config.yaml")]
     unfinished = sum(not (run / "summary.json").exists() for run in runs)
-    order = ("dataset", "model", "method", "source", "intent", "cases", "seed", "run_id")
-    # Numbers are padded, so that seed 2 comes before seed 10.
-    summaries.sort(
-        key=lambda s: [f"{s[k]:9}" if isinstance(s[k], int) else str(s[k]) for k in order]
-    )
-    return Found(summaries, broken, unfinished)
+    return Found(in_order(summaries), broken, unfinished)
+
+
+def files_below(folders: Sequence[Path], name: str) -> list[Path]:
+    """The files of this name of all runs below some folders, each once, however it is reached."""
+    found = {
+        path.resolve(): path
+        for folder in folders
+        for path in sorted(folder.rglob(name))
+        if not NOT_A_RUN & {*path.relative_to(folder).parts}
+    }
+    return list(found.values())
+
+
+def in_order(summaries: Sequence[Summary]) -> list[Summary]:
+    """By what was edited and how, then by the values that tell runs apart: layer 2 before 10."""
+    telling = [c for c in identity_columns(summaries) if c not in (*IDENTITY, "run")]
+    order = (*("dataset", "model", "source", "method", "intent", "cases"), *telling, "run_id")
+    return sorted(summaries, key=lambda s: [_place(identity(s, column)) for column in order])
+
+
+def _place(text: str) -> tuple[bool, float, str]:
+    """Where a value comes among others: numbers by size, then texts, with theirs by size too."""
+    if is_number(text):
+        return False, float(text), ""
+    return True, 0.0, re.sub(r"\d+", lambda digits: digits[0].zfill(9), text)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def read_summary(path: Path) -> Summary:
@@ -130,7 +163,8 @@ def _settings(path: Path) -> dict[str, str]:
 
     if isinstance(config, dict):
         # What else a model's config says is a default of its methods, and stands in theirs.
-        model = {k: v for k, v in config.pop("model", {}).items() if k == "start_token"}
+        own = ("name", "start_token")
+        model = {k: v for k, v in config.pop("model", {}).items() if k in own}
         walk({k: v for k, v in config.items() if k not in CANNOT_CHANGE_ROWS}, "")
         walk(model, "model")
     return found
@@ -151,7 +185,7 @@ def identity(summary: Summary, column: str) -> str:
     if column == "run":
         return str(summary["run_id"])[:8]
     value = summary.get(column, summary.get("settings", {}).get(column))
-    return "-" if value is None else str(value)
+    return ABSENT if value is None else str(value)
 
 
 def identity_columns(summaries: Sequence[Summary]) -> list[str]:
@@ -203,10 +237,13 @@ def blocks(
     out runs that have none of their metrics. A block holds at least one metric, so a very narrow
     terminal is overrun, not truncated.
     """
-    named = [[c, *(identity(s, c) for s in summaries)] for c in identity_columns(summaries)]
+    named = [
+        [one_line(c), *(one_line(identity(s, c)) for s in summaries)]
+        for c in identity_columns(summaries)
+    ]
     differing = [column for column in named if len(set(column[1:])) > 1]
     short = differing or [column for column in named if column[0] in ("model", "method")]
-    scores = [[m, *(cell(s["metrics"].get(m)) for s in summaries)] for m in metrics]
+    scores = [[one_line(m), *(cell(s["metrics"].get(m)) for s in summaries)] for m in metrics]
     start, shown = named, 0
     while shown < len(scores) or start is named:
         stop = shown + 1
@@ -228,6 +265,11 @@ def _transposed(columns: Sequence[Sequence[str]]) -> list[list[str]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
+def one_line(text: str) -> str:
+    """Text without line breaks and other control characters, which a terminal would obey."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+
+
 def show(summaries: Sequence[Summary], metrics: Sequence[str]) -> None:
     """Print the table: as wide as the terminal, or 120 columns where there is none."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
@@ -243,23 +285,39 @@ def markdown(summaries: Sequence[Summary]) -> str:
     """All metrics as one Markdown table."""
     (head, *rows) = next(blocks(summaries, metric_names(summaries), sys.maxsize))
     lines = [head, ["---"] * len(head), *rows]
-    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
+    # A backslash first: one that stands before a | would undo the other.
+    signs = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
+    escaped = ([text.translate(signs) for text in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All metrics as CSV: `NAME`, `NAME_low`, `NAME_high` and `NAME_n` for each."""
+    """All metrics as CSV: `NAME`, `NAME_low`, `NAME_high` and `NAME_n` for each.
+
+    What a run does not have is an empty cell; see `unevaluated` for texts.
+    """
     columns = ["run_id", "sweep", *IDENTITY, "seed"]
     telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
     metrics = [(name, part) for name in metric_names(summaries) for part in parts]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns + telling + [name + parts[part] for name, part in metrics])
+    head = columns + telling + [name + parts[part] for name, part in metrics]
+    writer.writerow(map(unevaluated, head))
     for s in summaries:
         numbers = [s["metrics"].get(name, {}).get(part) for name, part in metrics]
-        writer.writerow([s[c] for c in columns] + [identity(s, c) for c in telling] + numbers)
+        told = ["" if (found := identity(s, c)) == ABSENT else found for c in telling]
+        writer.writerow([*map(unevaluated, [s[c] for c in columns] + told), *numbers])
     return text.getvalue()
+
+
+def unevaluated(value: Any) -> Any:
+    """A CSV cell that no spreadsheet takes for a formula: a `'` stands before what could be one.
+
+    Source: OWASP, "CSV Injection". A text that is a number is left as it is.
+    """
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky and not is_number(value) else value
 
 
 def write_files(folder: Path, summaries: Sequence[Summary]) -> int:
@@ -289,9 +347,11 @@ def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m analysis.table", description="One row a run.")
-    parser.add_argument("results", type=user_path, help="folder with finished runs at any depth")
+    parser.add_argument(
+        "sweeps", nargs="+", metavar="SWEEP", help="a sweep's name, its folder, or a folder of them"
+    )
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
-    parser.add_argument("--out", type=user_path, help="where the table files go (default: RESULTS)")
+    parser.add_argument("--out", type=user_path, help="where the table files go (default: SWEEP)")
     parser.add_argument("--metrics", help="metrics to show, separated by commas")
     return parser.parse_args(arguments)
 
@@ -303,13 +363,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 where there is nothing to show or a summary could not be read; 2 for a wrong argument.
     """
     args = parse(arguments)
-    if not args.results.is_dir():
-        return _say(f"there is no folder {args.results}", status=2)
-    found = find_runs(args.results)
+    try:
+        folders = find_folders(args.sweeps)
+    except ValueError as error:
+        return _say(str(error), status=2)
+    found = find_runs(*folders)
     for path, reason in found.broken.items():
         _say(f"could not read {path}: {reason}")
     if not found.summaries:
-        _say(f"no finished runs below {args.results}; {found.unfinished} unfinished")
+        _say(f"no finished runs below {listed(folders)}; {found.unfinished} unfinished")
         if args.json:
             print("[]")
         return 1
@@ -323,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(found.summaries, metrics)
     if found.unfinished:
         _say(f"not shown: {found.unfinished} unfinished")
-    return write_files(args.out or args.results, found.summaries) or int(bool(found.broken))
+    return write_files(args.out or common(folders), found.summaries) or int(bool(found.broken))
 
 
 def _say(message: str, status: int = 1) -> int:

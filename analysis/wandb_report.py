@@ -3,7 +3,7 @@
     python -m analysis.wandb_report SWEEP [--entity NAME] [--project NAME] [--dry-run]
 
 The runs must be on W&B: `python -m kn_sweeps.sync SWEEP` brings them there. Every call makes a new
-workspace and a new report. --dry-run prints both as JSON and needs no server.
+workspace and a new report. --dry-run prints both as JSON; it needs no server and no entity.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from analysis.table import find_runs
-from kn_sweeps.files import user_path
+from kn_sweeps.folders import find_folder
 from kn_sweeps.tracking import WandB
 
 if TYPE_CHECKING:
@@ -29,35 +29,27 @@ if TYPE_CHECKING:
 
     from analysis.wandb_spec import Place
 
+UNNAMED = "ENTITY"
+"""Stands for the team or user in a dry run that names none."""
 INSTALL = (
     "W&B workspaces and reports need wandb-workspaces, which is not installed: "
     "pip install wandb-workspaces (in a checkout: pip install -e '.[wandb]')"
 )
 
 
-def find_folder(sweep: str) -> Path:
-    """A sweep's folder, given it or its name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    places = [user_path(sweep), Path("results") / sweep]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise ValueError(f"there is no folder {places[0]} or {places[1]}")
-
-
-def place_of(folder: Path, entity: str | None = None, project: str | None = None) -> Place:
+def place_of(
+    folder: Path, entity: str | None = None, project: str | None = None, *, saved: bool = True
+) -> Place:
     """Where the finished runs of a folder report to.
 
     Args:
         folder: A sweep's folder.
         entity: Instead of the runs' own `tracker.entity`, or WANDB_ENTITY where they name none.
         project: Instead of the runs' own `tracker.project`, or the usual one where they have none.
+        saved: Whether it is for more than to be looked at, which needs an entity.
 
     Raises:
-        ValueError: If that is not one place, or there is no entity.
+        ValueError: If that is not one place, or there is no entity where it takes one.
     """
     from analysis.wandb_spec import Place
 
@@ -74,8 +66,8 @@ def place_of(folder: Path, entity: str | None = None, project: str | None = None
             raise ValueError(
                 f"the runs report to more than one {name}: {_listed(found)}; choose with --{name}"
             )
-    entities = entities or {os.environ.get("WANDB_ENTITY")} - {None, ""}
-    if not entities:
+    entities = entities or {os.environ.get("WANDB_ENTITY")} - {None, ""} or {UNNAMED}
+    if saved and entities == {UNNAMED}:
         raise ValueError(
             "W&B needs to know whose project it is, and the runs name no entity: give the team or "
             "user with --entity NAME (or WANDB_ENTITY, or tracker.entity=NAME when launching)"
@@ -150,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"could not read {path}: {reason}", file=sys.stderr)
         if not found.summaries:
             raise ValueError(f"no finished runs below {folder}; {found.unfinished} unfinished")
-        place = place_of(folder, args.entity, args.project)
+        place = place_of(folder, args.entity, args.project, saved=not args.dry_run)
         workspace = wandb_spec.workspace(found.summaries, place)
         report = wandb_spec.report(found.summaries, _provenance(folder), place)
         if args.dry_run:

@@ -26,6 +26,7 @@ from analysis.table import (
     chosen_metrics,
     identity_columns,
     metric_names,
+    one_line,
 )
 
 INTENTS = {
@@ -112,7 +113,7 @@ def report(
         entity=place.entity,
         project=place.project,
         title=_title(place),
-        description=f"{len(summaries)} runs of the sweep {_line(place.sweep)}",
+        description=f"{len(summaries)} runs of the sweep {one_line(place.sweep)}",
         width="fluid",
         blocks=[
             wr.TableOfContents(),
@@ -149,11 +150,11 @@ def _compared(
         row, column = divmod(index, across)
         panel.layout = wr.Layout(x=column * SIZE["w"], y=row * SIZE["h"], **SIZE)
     runs = wr.Runset(
-        name=_line(f"{dataset}, {intent}"),
+        name=one_line(f"{dataset}, {intent}"),
         filters=_filter(place, intent=intent, dataset=dataset),
         order=[wr.OrderBy(wr.SummaryMetric(n), ascending=True) for n in ("model", "method")],
     )
-    yield wr.H2(text=_line(dataset))
+    yield wr.H2(text=one_line(dataset))
     yield wr.MarkdownBlock(text=_markdown(summaries, metrics))
     yield wr.PanelGrid(runsets=[runs], panels=panels)
 
@@ -212,18 +213,15 @@ def _quoted(text: str) -> str:
 def _title(place: Place) -> str:
     """The name of the sweep, without the signs that W&B refuses in a title."""
     refused = ("So", "Sk", "Sm", "Sc", "Cs")
-    kept = ("_" if unicodedata.category(c).startswith(refused) else c for c in _line(place.sweep))
+    kept = (
+        "_" if unicodedata.category(c).startswith(refused) else c for c in one_line(place.sweep)
+    )
     return f"kn_sweeps: {''.join(kept)}"[:TITLE_LENGTH]
-
-
-def _line(text: str) -> str:
-    """Text without line breaks and other control characters."""
-    return "".join(" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
 
 
 def escaped(text: str) -> str:
     """Text that Markdown and HTML show as it is, also inside a table."""
-    return "".join(f"&#{ord(c)};" if c in MARKDOWN else c for c in _line(text))
+    return "".join(f"&#{ord(c)};" if c in MARKDOWN else c for c in one_line(text))
 
 
 def _markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
@@ -237,7 +235,7 @@ def _markdown(summaries: Sequence[Summary], metrics: Sequence[str]) -> str:
 def _how_to_read(summaries: Sequence[Summary], place: Place) -> str:
     """What the numbers are, and what panels leave out."""
     text = (
-        f"{len(summaries)} finished runs of the sweep {_line(place.sweep)}. Tables give value "
+        f"{len(summaries)} finished runs of the sweep {one_line(place.sweep)}. Tables give value "
         "[95 % bootstrap interval over edits] n=probes; bars and lists show one run each, never "
         "an average. Tables were written with this report; panels follow the runs on W&B."
     )
@@ -264,7 +262,7 @@ def _what_ran(summaries: Sequence[Summary], provenance: Sequence[Mapping[str, An
         "Device": [f"{p.get('device')} {p.get('dtype')}" for p in provenance],
         "Packages": [packages(p) for p in provenance],
     }
-    return [_line(f"{name}: {_counted(values)}") for name, values in facts.items() if values]
+    return [one_line(f"{name}: {_counted(values)}") for name, values in facts.items() if values]
 
 
 def _counted(values: Iterable[str]) -> str:

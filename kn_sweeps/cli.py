@@ -22,7 +22,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from kn_sweeps.files import about_files, user_path
 from kn_sweeps.interruption import Interrupted, listening
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kn_sweeps")
 CONF = Path(__file__).resolve().parent.parent / "conf"
+_RESOLVING = "ValueError raised while resolving interpolation: "
 
 Value = float | list[float] | str
 """What a run returns to Hydra: its objective, or its directory where none is asked for."""
@@ -234,6 +239,9 @@ def explain(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(cause, InterpolationResolutionError):
+        # What a resolver of ours refused it said in a sentence.
+        message = message.split("\n")[0].removeprefix(_RESOLVING)
     parent = getattr(cause, "parent_node", None)
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key

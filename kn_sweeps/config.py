@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kn_sweeps.data.base import Dataset
 from kn_sweeps.files import user_path
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
@@ -89,7 +90,8 @@ class RunConfig:
     results_dir: str = "results"
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be meant."""
+        """Refuse what cannot be meant."""
+        sweep_folder(self.results_dir, self.sweep)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, or null for all cases; got {self.limit}")
         if self.batch_size < 1:

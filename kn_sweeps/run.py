@@ -29,6 +29,7 @@ from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
 from kn_sweeps.evaluate import scorable
 from kn_sweeps.files import write_json, write_text
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.integrity import DamagedError, quarantined
 from kn_sweeps.interruption import check
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
@@ -103,7 +104,7 @@ def run(
         )
     # Shards of one run have this in common.
     whole = run_id({**config, "shard": "0/1"}, weights, fingerprint)
-    directory = RunDirectory(Path(settings.results_dir) / settings.sweep / identity)
+    directory = RunDirectory(sweep_folder(settings.results_dir, settings.sweep) / identity)
     since = launch if settings.rerun else None
     by["launch"] = launch or launch_id(directory.path.parent)
     with directory.opened(), _logged_to(directory.path / "run.log"):

@@ -6,7 +6,7 @@
     python -m kn_sweeps.status logs SWEEP RUN   where a run logs, and the ends of its logs
     python -m kn_sweeps.status forget SWEEP     forget the failed runs, such as those of typos
 
-SWEEP is its folder, results/NAME, or the name alone.
+SWEEP is its folder, results/NAME, or the name alone; of show, cancel and retry also several.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kn_sweeps.files import about_files, holder, user_path
+from kn_sweeps.files import about_files, holder
+from kn_sweeps.folders import find_folders, sweeps_in
 from kn_sweeps.interruption import STOPPED, Interrupted, listening
 from kn_sweeps.pace import pace
-from kn_sweeps.progress import FAILED, LAUNCHES
+from kn_sweeps.progress import FAILED
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import Launch, forget_runs, launches, place_of, planning
@@ -45,6 +46,7 @@ from kn_sweeps.sweeps.states import (
     STATES,
     WAITING,
     RunState,
+    every_run,
     outlook,
     rate,
     states,
@@ -64,20 +66,13 @@ _EVERY_S = 5.0
 _TAIL, _TAIL_BYTES, _SHOWN_CHARACTERS = 40, 4000, 200
 
 
-def find_sweep(name: str) -> Path:
-    """A sweep's folder, given it or its name.
-
-    Raises:
-        ValueError: If nothing was launched there.
-    """
-    places = [user_path(name), Path("results") / name]
-    for place in places:
-        if (place / LAUNCHES).is_dir():
-            return place
-    root = places[0].parent if places[0].parent != Path() else Path("results")
-    there = sorted(path.parent.name for path in root.glob(f"*/{LAUNCHES}"))
-    known = f"; {root} has {', '.join(there)}" if there else ""
-    raise ValueError(f"no sweep was launched in {places[0]} or {places[1]}{known}")
+def _sweeps(names: Sequence[str]) -> list[Path]:
+    """The sweeps that are meant; of a folder of sweeps all of them."""
+    found: list[Path] = []
+    for folder in find_folders(names):
+        inside = [] if launches(folder) or any(folder.glob("*/config.yaml")) else sweeps_in(folder)
+        found += [folder / name for name in inside] or [folder]
+    return found
 
 
 def shown(sweep: Path, found: Sequence[RunState], limit: int | None = None) -> Group:
@@ -235,7 +230,7 @@ def retry(sweep: Path, *, trust_writers: bool = False) -> None:
     """Launch again what is not finished, with the frozen configs."""
     from kn_sweeps.sweeps.launching import again
 
-    found = states(sweep, launches(sweep)).values()
+    found = every_run(sweep).values()
     unfinished = [one for one in found if one.unfinished]
     if not unfinished:
         waiting = sum(one.state in (WAITING, RUNNING) for one in found)
@@ -269,7 +264,7 @@ def logs(sweep: Path, name: str) -> None:
     Raises:
         ValueError: If no run, or more than one, starts with this name.
     """
-    found = states(sweep, launches(sweep))
+    found = every_run(sweep)
     matching = [one for one in found.values() if one.run.id.startswith(name)]
     if len(matching) != 1:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
@@ -284,11 +279,13 @@ def logs(sweep: Path, name: str) -> None:
             print("\n".join(lines[-_TAIL:]))
 
 
-def _show(sweep: Path, watch: bool) -> None:
+def _show(sweeps: Sequence[Path], watch: bool) -> None:
     console = Console()
 
     def now(limit: int | None = None) -> Group:
-        return shown(sweep, list(states(sweep, launches(sweep)).values()), limit)
+        each = limit if limit is None else limit // len(sweeps)
+        parts = [shown(one, list(every_run(one).values()), each) for one in sweeps]
+        return Group(*(part for one in parts for part in (one, Text()))) if parts[1:] else parts[0]
 
     if not watch:
         console.print(now())
@@ -311,7 +308,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         one = commands.add_parser(name)
-        one.add_argument("sweep", help="results/NAME or NAME")
+        many = None if name == "logs" else "+"
+        one.add_argument("sweep", nargs=many, help="results/NAME or NAME")
         if name == "show":
             one.add_argument("--watch", action="store_true", help=f"again every {_EVERY_S:.0f} s")
         if name == "retry":
@@ -334,18 +332,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("kn_sweeps").setLevel(logging.INFO)
     try:
-        sweep = find_sweep(chosen.sweep)
-        if chosen.command == "cancel":
-            print(f"told to stop: {cancel(sweep)}")
-        elif chosen.command == "retry":
-            with listening():
-                retry(sweep, trust_writers=chosen.trust_writers)
-        elif chosen.command == "forget":
-            print(f"failed runs forgotten: {forget(sweep)}")
-        elif chosen.command == "logs":
-            logs(sweep, chosen.run)
-        else:
-            _show(sweep, chosen.watch)
+        sweeps = _sweeps([chosen.sweep] if chosen.command == "logs" else chosen.sweep)
+        if chosen.command == "show":
+            _show(sweeps, chosen.watch)
+            return 0
+        for sweep in sweeps:
+            if chosen.command == "cancel":
+                print(f"told to stop: {cancel(sweep)}")
+            elif chosen.command == "retry":
+                with listening():
+                    retry(sweep, trust_writers=chosen.trust_writers)
+            elif chosen.command == "forget":
+                print(f"failed runs forgotten: {forget(sweep)}")
+            else:
+                logs(sweep, chosen.run)
     except (KeyboardInterrupt, Interrupted):
         return 130
     except OSError as error:

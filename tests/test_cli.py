@@ -222,3 +222,15 @@ def test_without_a_tracker_wandb_is_not_imported(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["-m"]])
+def test_a_sweep_outside_the_results_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, more: list[str]
+) -> None:
+    done = launch(tmp_path, *more, "sweep=../escape", "tracker=none")
+    assert done.returncode == 1
+    told = done.stderr.strip().splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("error: sweep='../escape': expected the name of a folder in")
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from typing import Any
 from analysis.reporting.meanings import meaning
 from analysis.reporting.overview import commit, date
 from analysis.runs import Run
-from analysis.table import HEADLINE, identity, identity_columns, metric_names, number
+from analysis.table import HEADLINE, identity, identity_columns, is_number, metric_names, number
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")
 """Columns beside the identity that a reader can ask for."""
@@ -90,12 +90,4 @@ def _estimate(estimate: dict[str, Any] | None) -> list[Any] | None:
 
 def _kind(texts: Sequence[str]) -> str:
     """How a column sorts: by value where all it has are numbers."""
-    return "number" if all(_is_number(text) for text in texts if text != "-") else "text"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return "number" if all(is_number(text) for text in texts if text != "-") else "text"

@@ -12,8 +12,7 @@ from pathlib import Path
 from analysis.runs import Run
 from analysis.table import NOT_A_RUN, Found, identity
 from kn_sweeps.progress import read_status
-from kn_sweeps.sweeps.launches import launches
-from kn_sweeps.sweeps.states import DONE, RUNNING, states
+from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""
@@ -57,11 +56,12 @@ class Overview:
     note: str
 
 
-def overview(folder: Path, runs: Sequence[Run], found: Found) -> Overview:
-    """Look at everything below a sweep's folder."""
-    unfinished, note = _unfinished(folder)
+def overview(folders: Sequence[Path], runs: Sequence[Run], found: Found) -> Overview:
+    """Look at everything below the sweeps' folders."""
+    looked_at = [_unfinished(folder) for folder in folders]
+    unfinished = list({one: None for found_here, _ in looked_at for one in found_here})
     counts = Counter(one.state for one in unfinished)
-    broken = {_relative(path, folder): reason for path, reason in found.broken.items()}
+    broken = {_relative(path, folders): reason for path, reason in found.broken.items()}
     return Overview(
         counts=[
             ("finished", len(runs)),
@@ -71,7 +71,7 @@ def overview(folder: Path, runs: Sequence[Run], found: Found) -> Overview:
         facts=_facts(runs),
         unfinished=unfinished,
         broken=broken,
-        note=note,
+        note=" ".join(dict.fromkeys(note for _, note in looked_at if note)),
     )
 
 
@@ -103,7 +103,7 @@ def _unfinished(folder: Path) -> tuple[list[Unfinished], str]:
     """Every run that is not done: those that were launched, then directories of others."""
     note = ""
     try:
-        known = states(folder, launches(folder))
+        known = every_run(folder)
     except (ValueError, OSError) as error:
         known, note = {}, f"The state of launched runs is not known: {error}"
     found = [
@@ -185,5 +185,7 @@ def _counted(values: Iterable[str]) -> list[str]:
     return [f"{value}: {n} run{'s' if n > 1 else ''}" for value, n in counts.items()]
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
+def _relative(path: Path, folders: Sequence[Path]) -> str:
+    inside = (folder for folder in folders if path.is_relative_to(folder))
+    folder = next(inside, None)
+    return path.name if folder is None else str(path.relative_to(folder))

@@ -27,12 +27,13 @@ STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("dom", "comparison", "intervals", "heatmaps", "readings", "examples", "start")
 
 
-def page(folder: Path, runs: Sequence[Run], found: Found) -> str:
+def page(folders: Sequence[Path], figures_in: Path, runs: Sequence[Run], found: Found) -> str:
     """The report as HTML.
 
     Args:
-        folder: The sweep's folder; figures are drawn into it.
-        runs: Its finished runs.
+        folders: The sweeps' folders.
+        figures_in: Where their figures are drawn.
+        runs: Their finished runs.
         found: What else lies there.
     """
     environment = Environment(
@@ -51,10 +52,10 @@ def page(folder: Path, runs: Sequence[Run], found: Found) -> str:
         "heat_maps": heat_maps(runs),
         "examples": examples(runs),
     }
-    figures, no_figures = studies(folder)
+    figures, no_figures = studies(folders, figures_in)
     html = environment.get_template("report.html").render(
-        name=folder.resolve().name,
-        overview=overview(folder, runs, found),
+        name=", ".join(folder.resolve().name for folder in folders),
+        overview=overview(folders, runs, found),
         studies=figures,
         no_studies=no_figures,
         data=data,

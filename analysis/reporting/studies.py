@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,14 @@ class Study:
     file: str
 
 
-def studies(sweep: Path) -> tuple[list[Study], str]:
-    """Draw what the runs of a sweep have the numbers for.
+def studies(sweeps: Sequence[Path], out: Path) -> tuple[list[Study], str]:
+    """Draw what the runs of some sweeps have the numbers for, into a folder.
 
     Returns:
         The figures, none where the runs are no study; and why they could not be drawn, if so.
     """
     try:
-        return [_study(path) for path in draw(sweep)], ""
+        return [_study(path) for path in draw(*sweeps, out=out)], ""
     except NothingToDrawError:
         return [], ""
     except BrokenStudyError as error:

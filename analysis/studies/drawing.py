@@ -20,7 +20,8 @@ COLUMN, PAGE = 3.3, 6.9
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which colour-blind readers can tell apart."""
 GREY = "#7f7f7f"
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h")
+"""One for each of `METHODS`, and one for others."""
 METHODS = ("kn", "random(kn)", "rome", "random(rome)", "memit", "alphaedit", "ft", "none")
 DATASETS = {"blimp": "BLiMP (syntax)", "pararel": "ParaRel (facts)"}
 
@@ -84,10 +85,15 @@ def method_style(method: str) -> dict[str, str]:
     """Colour and marker of a run by its label: controls are grey and hollow."""
     method = method.split(",")[0]
     number = METHODS.index(method) if method in METHODS else len(METHODS)
-    control = method == "none" or method.startswith("random")
-    colour = GREY if control else COLOURS[number % len(COLOURS)]
-    face = "white" if control else colour
-    return {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markerfacecolor": face}
+    edits = [name for name in METHODS if not _is_control(name)]
+    place = edits.index(method) if method in edits else len(edits)
+    colour = GREY if _is_control(method) else COLOURS[place]
+    face = "white" if _is_control(method) else colour
+    return {"color": colour, "marker": MARKERS[number], "markerfacecolor": face}
+
+
+def _is_control(method: str) -> bool:
+    return method == "none" or method.startswith("random")
 
 
 def method_order(methods: Iterable[str]) -> list[str]:

@@ -22,10 +22,13 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kn_sweeps.files import user_path
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.sweeps.launches import Kind
 
-OmegaConf.register_new_resolver("at_home", lambda text: str(user_path(text)), replace=True)
+# Asked before anything is written, for Hydra makes the folder that it gives.
+OmegaConf.register_new_resolver(
+    "sweep_folder", lambda *place: str(sweep_folder(*map(str, place))), replace=True
+)
 
 
 class Sweeper(BasicSweeper):

@@ -9,27 +9,11 @@ from typing import Any
 from kn_sweeps.dashboards.publisher import Candidate
 from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
 from kn_sweeps.dashboards.wandb import Place
-from kn_sweeps.files import user_path
+from kn_sweeps.folders import find_folder as find_folder
 from kn_sweeps.naming import names
-from kn_sweeps.progress import LAUNCHES
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import launches
 from kn_sweeps.tracking import WandB
-
-
-def find_folder(name: str) -> Path:
-    """A sweep's folder, given it or its name.
-
-    Raises:
-        ValueError: If there is none with runs.
-    """
-    places = [user_path(name), Path("results") / name]
-    for place in places:
-        if (place / LAUNCHES).is_dir() or run_directories(place):
-            return place
-    there = sorted({path.parent.parent.name for path in Path("results").glob("*/*/config.yaml")})
-    known = f"; results has {', '.join(there)}" if there else ""
-    raise ValueError(f"there are no runs in {places[0]} or {places[1]}{known}")
 
 
 class Sweep:

@@ -174,6 +174,13 @@ class Launch:
         return cls(folder, *how, packs, tuple(arrays), where, os.getcwd(), os.getuid())
 
     @classmethod
+    def none(cls, sweep: Path, run: PlannedRun) -> Launch:
+        """What stands for a launch of a run that was begun without one; it is never written."""
+        nowhere = sweep.absolute() / LAUNCHES / "none"
+        where = socket.gethostname()
+        return cls(nowhere, "local", {}, {}, ((run,),), (), where, os.getcwd(), os.getuid())
+
+    @classmethod
     def read(cls, folder: Path) -> Launch:
         """Read a record.
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.folders import sweep_folder
 from kn_sweeps.integrity import unless_damaged
 from kn_sweeps.interruption import check
 from kn_sweeps.prefetch import prefetch
@@ -120,15 +121,8 @@ def sweep_of(composed: Sequence[tuple[str, Mapping[str, Any]]]) -> Path:
     Raises:
         ValueError: If there are several, or it does not lie in its results folder.
     """
-    for _, config in composed:
-        name = str(config["sweep"])
-        if {"", ".."} & {name, *Path(name).parts} or Path(name).is_absolute() or "\n" in name:
-            raise ValueError(
-                f"sweep={name!r} is no name of a folder in results_dir: leave out .. and a leading "
-                "/, and say results_dir=DIR for another place"
-            )
     places = dict.fromkeys(
-        Path(str(config["results_dir"])) / str(config["sweep"]) for _, config in composed
+        sweep_folder(str(config["results_dir"]), str(config["sweep"])) for _, config in composed
     )
     if len(places) > 1:
         raise ValueError(

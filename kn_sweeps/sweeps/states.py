@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.files import is_held
+from kn_sweeps.naming import headline
 from kn_sweeps.progress import FAILED, read_status
 from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten, place_of
+from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten, launches, place_of
 
 WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
 _LEFT = ("timed out", "preempted", "cancelled")
@@ -113,6 +116,41 @@ class _Seen:
         busy = bool(status.get("state") == RUNNING or "damaged" in status) and directory.busy()
         done = not busy and directory.done(launch.id if run.config.get("rerun") else None)
         return cls(status, busy, done, str(status.get("launch", "")) >= launch.id)
+
+
+def every_run(sweep: Path) -> dict[str, RunState]:
+    """The state of every run of a sweep: those that were launched, then those begun without.
+
+    Raises:
+        ValueError: As `states`.
+    """
+    known = launches(sweep)
+    found = states(sweep, known)
+    # Those that were forgotten or replaced were launched too.
+    launched = {run.id for launch in known for task in launch.tasks for run in task}
+    for path in sorted(sweep.glob("*/config.yaml")):
+        if path.parent.name not in launched and (one := _by_itself(path.parent)) is not None:
+            found[path.parent.name] = one
+    return found
+
+
+def _by_itself(directory: Path) -> RunState | None:
+    """The state of a run that was begun without a launch; None if its config tells nothing."""
+    try:
+        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
+        run = PlannedRun(directory.name, headline(config), config)
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return None
+    own, status = RunDirectory(directory), read_status(directory)
+    stated = str(status.get("state", LOST))
+    if (stated == RUNNING or "damaged" in status) and own.busy():
+        state = RUNNING
+    elif own.done():
+        state = DONE
+    else:
+        state = LOST if stated in (RUNNING, DONE) else stated
+    launch = Launch.none(directory.parent, run)
+    return RunState(run, state, launch, 0, status=status, died=stated == RUNNING and state == LOST)
 
 
 def _state(

@@ -232,11 +232,15 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else(sweep: Pa
 def test_without_a_finished_run_it_says_so_and_writes_nothing(
     tmp_path: Path, there: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path if there else tmp_path / "missing"
+    folder = tmp_path / "sweep"
+    begun = folder / "a" / "config.yaml"
+    if there:
+        begun.parent.mkdir(parents=True)
+        begun.touch()
     assert main([str(folder)]) == 1
-    message = "has no finished run; 0 unfinished" if there else "there is no folder"
+    message = "has no finished run; 1 unfinished" if there else "there are no runs in"
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == ([begun] if there else [])
 
 
 def test_where_the_file_cannot_be_written_it_is_named(
@@ -316,3 +320,15 @@ def test_every_metric_of_a_run_has_a_meaning(sweep: Path) -> None:
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_several_sweeps_are_one_report_in_the_folder_that_holds_them(
+    sweep: Path, tmp_path: Path
+) -> None:
+    names = ("birds", "fish")
+    both = [str(shutil.copytree(sweep, tmp_path / name)) for name in names]
+    assert main(both) == 0
+    html = (tmp_path / "report.html").read_text()
+    assert "<h1>birds, fish</h1>" in html
+    found = embedded(html, "comparison")["runs"]
+    assert len(found) == 2 * len(list(sweep.glob("*/summary.json")))

@@ -361,3 +361,33 @@ def test_everything_that_can_be_used_has_a_name_and_keyboard_focus(
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "comparison"
     assert page.locator("main").count() == page.locator("h1").count() == 1
+
+
+def test_a_page_that_nobody_scrolled_is_whole(opened: Open, report: Path, tmp_path: Path) -> None:
+    page = opened(report)
+    for part in (".panel", "#heat svg", ".method"):
+        page.locator(part).first.wait_for()
+    assert page.evaluate("window.scrollY") == 0
+
+
+def test_a_printed_page_is_drawn_even_if_it_did_not_finish_opening(
+    opened: Open, report: Path
+) -> None:
+    page = opened(report)
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    for part in (".panel", "#heat svg", ".method"):
+        assert page.locator(part).first.is_visible()
+    wide = "node => node.scrollWidth <= node.clientWidth + 1"
+    page.set_viewport_size({"width": 718, "height": 1047})  # A4 at 96 dots an inch, less margins
+    assert page.locator("#comparison .scroll").evaluate(wide)
+
+
+def test_a_phone_opens_the_comparison_on_a_number(opened: Open, report: Path) -> None:
+    page = opened(report, viewport={"width": 360, "height": 740})
+    for row in page.locator("#comparison-table tbody tr").all():
+        box = row.locator("td").first.bounding_box()
+        assert box["x"] + box["width"] <= 360
+        assert float(row.locator("td").first.locator("b").inner_text()) is not None
+    names = page.locator("#comparison-table tbody th").all_inner_texts()
+    assert len(set(names)) == len(names)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from analysis.figures import BrokenStudyError, draw
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
-from analysis.studies.drawing import Drawing
+from analysis.studies.drawing import METHODS, Drawing, method_style
 from kn_sweeps.cli import CONF
 from kn_sweeps.metrics.significance import paired_test
 from kn_sweeps.models.loading import LastLoaded
@@ -187,3 +187,9 @@ def test_shards_of_a_study_are_drawn_as_one_run(tmp_path: Path) -> None:
         file = folder / "cooccurrence" / "figures" / "cooccurrence_tiny_gpt2.csv"
         tables.append(pd.read_csv(file))
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_no_two_methods_share_a_mark() -> None:
+    styles = [tuple(method_style(method).values()) for method in (*METHODS, "mine")]
+    assert len(set(styles)) == len(styles)
+    assert len({marker for _, marker, _ in styles}) == len(styles)

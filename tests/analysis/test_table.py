@@ -230,7 +230,7 @@ def test_a_metric_that_is_no_estimate_is_a_broken_summary(tmp_path, capsys, metr
 
 def test_a_missing_folder_is_said(tmp_path, capsys):
     assert table.main([str(tmp_path / "nowhere")]) == 2
-    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert f"there are no runs in {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
@@ -269,3 +269,71 @@ def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path):
     found = table.find_runs(tmp_path).summaries
     assert table.identity_columns(found)[len(table.IDENTITY) :] == ["method.layer"]
     assert sorted(table.identity(s, "method.layer") for s in found) == ["12", "3"]
+
+
+def configured(folder, run_id, text, **given):
+    write_run(folder, run_id, **given)
+    (folder / given.get("sweep", "default") / run_id / "config.yaml").write_text(text)
+
+
+def test_rows_are_in_the_order_of_the_swept_values_and_told_apart_by_them(tmp_path):
+    values = [(10, 0.5), (2, 0.5), (10, 0.05), (2, 1e-5), (2, 0.05)]
+    for n, (layer, rate) in enumerate(values):
+        configured(tmp_path, f"r{n}", f"method: {{layer: {layer}, rate: {rate}}}\n")
+    head, *rows = next(table.blocks(table.find_runs(tmp_path).summaries, [], 200))
+    assert head[-2:] == ["method.layer", "method.rate"]
+    assert [tuple(map(float, row[-2:])) for row in rows] == sorted(values)
+
+
+def test_checkpoints_of_one_label_are_told_apart_by_their_names(tmp_path):
+    for name in ("before", "after"):
+        configured(tmp_path, name, f"model: {{label: m, name: {name}}}\n")
+    found = table.find_runs(tmp_path).summaries
+    assert table.identity_columns(found)[-1] == "model.name"
+    assert [table.identity(s, "model.name") for s in found] == ["after", "before"]
+
+
+def test_several_sweeps_are_one_table_and_what_is_named_twice_is_there_once(tmp_path, capsys):
+    for name in ("birds", "fish", "trees"):
+        write_run(tmp_path, name[0], sweep=name)
+    names = [str(tmp_path / name) for name in ("birds", "fish")]
+    assert table.main([*names, names[0]]) == 0
+    assert [line.split()[6] for line in lines(capsys)[1:]] == ["birds", "fish"]
+    assert (tmp_path / "table.csv").read_text().count("\n") == 3
+    assert len(table.find_runs(tmp_path, tmp_path / "fish").summaries) == 3
+
+
+FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\tx", "-")
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_the_csv_is_taken_for_a_formula(tmp_path, text):
+    write_run(tmp_path, "a", {text: estimate(-0.25)}, model=text, source=text)
+    write_run(tmp_path, "b", {"tau": estimate(-0.25)}, model="m")
+    table.main([str(tmp_path)])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    risky = [c for row in (head, *rows) for c in row if c.startswith(tuple("=+-@\t"))]
+    assert set(risky) == {"-0.25"}
+    assert f"'{text}" in head
+    assert f"'{text}" in [row[head.index("model")] for row in rows]
+
+
+def test_numbers_of_the_csv_are_left_as_they_are(tmp_path):
+    for n, rate in enumerate((-1, "-1e-5", 0.5)):
+        configured(tmp_path, f"r{n}", f"method: {{rate: {rate}}}\n")
+    table.main([str(tmp_path)])
+    with (tmp_path / "table.csv").open() as file:
+        assert [row["method.rate"] for row in csv.DictReader(file)] == ["-1", "-1e-05", "0.5"]
+
+
+def test_no_text_breaks_the_markdown_table_or_the_screen(tmp_path, capsys):
+    hostile = "a|b\\|c\r\nd\u2028e\x1b[2J<b>"
+    write_run(tmp_path, "a", {hostile: estimate()}, model=hostile)
+    table.main([str(tmp_path)])
+    assert "\x1b" not in (out := capsys.readouterr().out)
+    assert len(out.splitlines()) == 2
+    head, rule, row = (tmp_path / "table.md").read_text().splitlines()
+    plain = [line.replace("\\\\", "").replace("\\|", "") for line in (head, rule, row)]
+    assert len({line.count("|") for line in plain}) == 1
+    assert "<b>" not in row

@@ -217,8 +217,6 @@ def test_a_very_long_name_is_cut_to_what_wandb_takes(
 @pytest.mark.parametrize(
     ("tracker", "message"),
     [
-        ({"project": "kn", "entity": None}, "give the team or user with --entity NAME"),
-        ({"_target_": "kn_sweeps.tracking.NoTracker"}, "give the team or user with --entity NAME"),
         ({"project": "other", "entity": "lab"}, "more than one project: kn, other; choose"),
         ({"project": "kn", "entity": "us"}, "more than one entity: lab, us; choose"),
     ],
@@ -239,6 +237,24 @@ def test_where_to_save_is_asked_for_if_the_runs_do_not_say(
     assert main([str(tmp_path / "mine"), "--dry-run", "--entity", "me", "--project", "p"]) == 0
 
 
+@pytest.mark.parametrize(
+    "tracker",
+    [{"project": "kn", "entity": None}, {"_target_": "kn_sweeps.tracking.NoTracker"}],
+)
+def test_only_what_is_saved_needs_an_entity(
+    tracker: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    write_run(tmp_path, "a", tracker=tracker)
+    assert main([str(tmp_path / "mine"), "--dry-run"]) == 0
+    assert "ENTITY" in json.dumps(json.loads(capsys.readouterr().out)["workspace"])
+    assert main([str(tmp_path / "mine")]) == 1
+    assert "give the team or user with --entity NAME" in capsys.readouterr().err
+
+
 def test_a_folder_of_several_sweeps_or_of_none_is_refused(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,10 +262,10 @@ def test_a_folder_of_several_sweeps_or_of_none_is_refused(
     assert main([str(results), "--dry-run"]) == 1
     assert "2 sweeps: mine, other; name one" in capsys.readouterr().err
     assert main([str(tmp_path / "nowhere")]) == 1
-    assert "there is no folder" in capsys.readouterr().err
+    assert "there are no runs in" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 1
-    assert "no finished runs" in capsys.readouterr().err
+    assert "there are no runs in" in capsys.readouterr().err
 
 
 def test_without_the_extra_it_says_how_to_install_it(

@@ -267,7 +267,7 @@ def test_a_sweep_outside_its_results_folder_is_refused_and_nothing_is_written(
 ) -> None:
     for name in ("../escape", "/abs", "", "a/../../b"):
         made = [("", {**config, "sweep": name}) for _, config in configs("seed=0")]
-        with pytest.raises(ValueError, match="no name of a folder in results_dir"):
+        with pytest.raises(ValueError, match="the name of a folder in results_dir"):
             launch(made, Local(), LaunchConfig())
     assert not list(tmp_path.iterdir())
     made = [("", {**config, "sweep": " a b|c"}) for _, config in configs("seed=0")]

@@ -28,6 +28,10 @@ function startComparison() {
     comparison.everyRow = true;
     drawRows();
   });
+  phone.addEventListener("change", () => {
+    drawHead();
+    drawRows();
+  });
   drawHead();
   filterRuns();
 }
@@ -51,10 +55,24 @@ function columnChoices(kind) {
   return el("fieldset", {}, el("legend", { textContent: titles[kind] }), ...boxes);
 }
 
+const phone = window.matchMedia("(max-width: 800px)");
+
 function visibleColumns() {
-  return comparison.columns
+  const visible = comparison.columns
     .map((column, index) => ({ ...column, index }))
     .filter((column) => comparison.chosen.has(column.id));
+  if (!phone.matches) return visible;
+  // Where two columns fit they are what a row is, told in its name, and what it scored.
+  const [name, ...others] = visible;
+  const after = (column) => (column.kind === "metric" ? 0 : 1);
+  return [name, ...others.sort((a, b) => after(a) - after(b))];
+}
+
+// What tells a row apart beside its name, where the columns that say so are out of sight.
+function toldApart(run, columns) {
+  const telling = columns.filter((c, n) => n > 0 && ["text", "number"].includes(c.kind));
+  const texts = telling.map((column) => run.cells[column.index]).filter((text) => text !== "-");
+  return texts.length ? el("small", { textContent: texts.join(", ") }) : null;
 }
 
 function drawHead() {
@@ -134,7 +152,7 @@ function drawRows() {
   const rows = comparison.everyRow ? runs : runs.slice(0, AT_FIRST);
   const body = byId("comparison-table").tBodies[0];
   body.replaceChildren(
-    ...rows.map((run) => el("tr", {}, ...columns.map((c, n) => cellOf(run, c, n)))),
+    ...rows.map((run) => el("tr", {}, ...columns.map((c, n) => cellOf(run, c, n, columns)))),
   );
   const hidden = runs.length - rows.length;
   byId("all-rows").hidden = hidden === 0;
@@ -142,9 +160,11 @@ function drawRows() {
   byId("comparison-count").textContent = `${runs.length} of ${comparison.runs.length} runs`;
 }
 
-function cellOf(run, column, place) {
+function cellOf(run, column, place, columns) {
   const cell = run.cells[column.index];
-  if (place === 0) return el("th", { scope: "row", textContent: cell });
+  if (place === 0) {
+    return el("th", { scope: "row" }, cell, phone.matches ? toldApart(run, columns) : null);
+  }
   if (column.kind !== "metric") return el("td", { textContent: cell });
   if (cell === null) return el("td", { className: "missing", textContent: "-" });
   return el("td", { className: "value" }, ...estimate(cell));

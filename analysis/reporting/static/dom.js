@@ -47,17 +47,16 @@ function number(value, decimals = 2) {
   return plain ? value.toFixed(decimals) : value.toExponential(1);
 }
 
-// Draw a section when it first comes near the window, so that a big report opens at once.
-function whenInView(section, draw) {
-  const observer = new IntersectionObserver(
-    (entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      observer.disconnect();
-      draw();
-    },
-    { rootMargin: "300px" },
-  );
-  observer.observe(section);
+// Draw a section once the page has opened, so that a big report opens at once; whoever prints or
+// captures it then has it whole, wherever it is scrolled to.
+function onceOpen(draw) {
+  let drawn = false;
+  const once = () => {
+    if (!drawn) draw();
+    drawn = true;
+  };
+  window.addEventListener("load", () => setTimeout(once));
+  window.addEventListener("beforeprint", once);
 }
 
 const methods = [];

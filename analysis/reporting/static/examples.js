@@ -35,7 +35,7 @@ function startExamples() {
     parts.status.textContent = shown;
     byId("case").replaceChildren(...(one ? drawnCase(one, parts.model.value) : []));
   }
-  whenInView(byId("examples"), list);
+  onceOpen(list);
 }
 
 // The controls, put into the page; their elements by name.

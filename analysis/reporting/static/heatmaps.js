@@ -31,7 +31,7 @@ function startHeatMaps() {
     );
     byId("heat").replaceChildren(heatMap(chosen), strongest(chosen));
   }
-  whenInView(byId("heat-maps"), sources);
+  onceOpen(sources);
 }
 
 function runName(run) {

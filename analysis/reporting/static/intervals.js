@@ -7,7 +7,7 @@ function startIntervals() {
     id: "metric",
   });
   byId("interval-controls").append(field, el("p", { className: "note", id: "meaning" }));
-  whenInView(byId("intervals"), () => {
+  onceOpen(() => {
     drawPanels(select.value);
     comparison.listeners.push(() => drawPanels(select.value));
   });
