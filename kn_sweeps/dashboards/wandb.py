@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +165,9 @@ def _send(opened: Any, run: Published) -> None:
 def _results(run: Published) -> dict[str, Any]:
     # W&B makes charts of what is logged; what is only in the summary fills columns.
     values = {name: one["value"] for name, one in run.metrics.items() if one["value"] is not None}
-    table = [[name, *(one[part] for part in PARTS)] for name, one in run.metrics.items()]
+    table: list[Iterable[Any]] = [
+        [name, *(one[part] for part in PARTS)] for name, one in run.metrics.items()
+    ]
     tables = {"metrics": wandb.Table(columns=["metric", *PARTS], data=table)}
     if run.examples is not None:
         tables["examples"] = wandb.Table(dataframe=run.examples)
