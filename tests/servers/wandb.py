@@ -262,7 +262,9 @@ def _bucket(run: Run) -> dict[str, Any]:
 
 def _read_back(run: Run) -> dict[str, Any]:
     """A run as the public API gives it."""
-    keys = {key: {"typeCounts": []} for line in run.history for key in line}
+    keys: dict[str, dict[str, list[Any]]] = {
+        key: {"typeCounts": []} for line in run.history for key in line
+    }
     steps = [line["_step"] for line in run.history]
     return {
         **{"id": f"id-{run.id}", "name": run.id, "displayName": run.name, "state": run.state},
