@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import kn_sweeps.run as run_module
+import kn_sweeps.steps as steps_module
 from kn_sweeps.dashboards import following
 from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.run import run
@@ -94,7 +94,7 @@ def test_a_run_that_fails_is_shown_as_failed(
 
     for name, value in wandb_server.environment(str(tmp_path)).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(run_module, "scored", fail)
+    monkeypatch.setattr(steps_module, "scored", fail)
     with pytest.raises(RuntimeError, match="broken"):
         run(composed(*QUICK, f"results_dir={tmp_path / 'results'}", "tracker.mode=online"))
     following.end(linger_s=60)

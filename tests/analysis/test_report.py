@@ -192,7 +192,7 @@ class _Elements(HTMLParser):
 def test_figures_that_cannot_be_drawn_cost_nothing_else(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Path) -> list[Path]:
+    def fail(*_: Path, **__: Path) -> list[Path]:
         raise BrokenStudyError([], {"layers": TypeError("<b>odd")})
 
     monkeypatch.setattr(studies_module, "draw", fail)

@@ -110,7 +110,7 @@ def test_a_converted_model_that_is_damaged_is_converted_again(
     weights = model.fetch() / "model.safetensors"
     before = weights.read_bytes()
     assert model.fetch() == weights.parent
-    assert not caplog.text
+    assert "damaged" not in caplog.text
     for damaged in (before[:-1] + bytes([before[-1] ^ 1]), before[:1000]):
         weights.write_bytes(damaged)
         model.fetch()

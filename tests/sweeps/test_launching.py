@@ -28,7 +28,6 @@ from kn_sweeps.sweeps.launching import SweepFailedError, again, launch
 from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.states import states
 from kn_sweeps.sweeps.submit import Local, Processes
-from kn_sweeps.tracking import NoTracker
 from tests.test_config import composed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -232,24 +231,13 @@ def test_failed_runs_are_forgotten_until_they_are_launched_again(
     assert "forgotten: 0" in capsys.readouterr().out
 
 
-def test_a_run_is_named_by_what_it_was_asked_for_in_logs_and_trackers(
-    tmp_path: Path,
-    configs: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_run_is_named_by_what_it_was_asked_for_in_logs(
+    configs: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[str] = []
-    original = NoTracker.open
-
-    def opened(self: NoTracker, run_id: str, name: str, *more: Any) -> Any:
-        told.append(name)
-        return original(self, run_id, name, *more)
-
-    monkeypatch.setattr(NoTracker, "open", opened)
     caplog.set_level("INFO")
     launch(configs("method=none seed=1", "method=none seed=2"), Local(), LaunchConfig())
-    assert told == ["tiny_gpt2 pararel none seed=1", "tiny_gpt2 pararel none seed=2"]
-    assert all(any(name in line for line in caplog.messages) for name in told)
+    for name in ("tiny_gpt2 pararel none seed=1", "tiny_gpt2 pararel none seed=2"):
+        assert any(name in line for line in caplog.messages)
 
 
 def test_another_tracker_on_a_finished_run_is_said_to_log_nothing(
