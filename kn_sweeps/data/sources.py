@@ -136,7 +136,8 @@ def cleaned(
     for key in required:
         if isinstance(found[key], str):
             found[key] = unicodedata.normalize("NFC", found[key]).strip()
-            notes[CLEANED] += found[key] != row[key]
+            if found[key] != row[key]:
+                notes[CLEANED] += 1
     for key in row.keys() - {*required, *known}:
         notes[f"the field {shortened(repr(key))} is not used{did_you_mean(key, required)}"] += 1
     return found
