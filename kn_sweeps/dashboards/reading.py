@@ -182,16 +182,14 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _examples(table: Path, rows: int) -> pd.DataFrame:
+    import pandas as pd
     import pyarrow.parquet as parquet
 
     # A batch, not the file: rows may be millions.
-    for batch in parquet.ParquetFile(table).iter_batches(
-        max(rows, 1), columns=list(EXAMPLE_COLUMNS)
-    ):
-        some: pd.DataFrame = batch.to_pandas().head(rows)[list(EXAMPLE_COLUMNS)]
-        return some
-    none: pd.DataFrame = parquet.read_table(table, columns=list(EXAMPLE_COLUMNS)).to_pandas()
-    return none
+    batches = parquet.ParquetFile(table).iter_batches(max(rows, 1), columns=list(EXAMPLE_COLUMNS))
+    first = next(batches, None)
+    values = {} if first is None else first.to_pydict()
+    return pd.DataFrame(values, columns=list(EXAMPLE_COLUMNS)).head(rows)
 
 
 def _json(path: Path) -> dict[str, Any]:
