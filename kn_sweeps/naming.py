@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
-_TELLS_NOTHING = ("metric", "tracker", "sweep", "results_dir", "rerun", "device", "batch_size")
+from kn_sweeps.config import CANNOT_CHANGE_ROWS
+
 _LONGEST_VALUE, _LONGEST = 40, 120
 """Characters; W&B takes names of up to 128."""
 
@@ -21,6 +23,12 @@ def headline(config: Mapping[str, Any]) -> str:
     return " ".join(
         [config["model"]["label"], module_name(config["dataset"]), module_name(config["method"])]
     )
+
+
+def asked_for(config: Mapping[str, Any], overrides: str) -> str:
+    """A run's headline, and what else it was asked for by."""
+    others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", overrides).strip()
+    return " ".join([headline(config), *([others] if others else [])])
 
 
 def names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -50,7 +58,7 @@ def names(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 def _flat(node: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Hashable]]:
     """Every setting under its whole name."""
     for key, value in node.items():
-        if not at and key in _TELLS_NOTHING:
+        if not at and key in CANNOT_CHANGE_ROWS:
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{at}{key}.")

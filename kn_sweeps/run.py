@@ -36,14 +36,14 @@ from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounde
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import Model, load_model
-from kn_sweeps.naming import module_name
+from kn_sweeps.naming import asked_for, module_name
 from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress import launch_id, reported
 from kn_sweeps.provenance import Stages, code, commit, environment
 from kn_sweeps.regimes import STEP_S
 from kn_sweeps.results import measured, metric_hashes, results_of, shown_otherwise
-from kn_sweeps.steps import Job, edit_and_evaluate, headline_of
+from kn_sweeps.steps import Job, edit_and_evaluate
 from kn_sweeps.store import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def run(
         fresh = settings.rerun and since is None
         if not fresh and directory.done(since) and directory.whole(thorough=True):
             return _rescored(settings, config, directory, by)
-        log.info("run %s: %s", identity, headline_of(config, name))
+        log.info("run %s: %s", identity, asked_for(config, name))
         with reported(directory.path, by["launch"]) as progress, shown(progress.within):
             _write_config(directory.path / "config.yaml", config)
             settings.tracker.follow(directory.path)
@@ -195,8 +195,8 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
         if uncertified:
             log.warning(
                 "%.1f %% of %d attributed layers are not certified: their residual or estimated "
-                "error is above the tolerance, %d of them for the rounding of %s alone "
-                "(neurons.json lists them)",
+                "error is above the tolerance or, with a fixed quadrature, not known; %d of them "
+                "for the rounding of %s alone (neurons.json lists them)",
                 100 * uncertified / len(residuals),
                 len(residuals),
                 rounded(located),

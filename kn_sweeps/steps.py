@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def edit_and_evaluate(
     todo = Steps(method, cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
     number = 0
-    with tqdm(total=len(cases), unit="case", desc=headline_of(job.config, ""), disable=None) as bar:
+    with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:
         while todo:
             start = todo.taken
             step = _next_step(directory, todo, number)
@@ -154,9 +153,3 @@ def _within_memory(lm: LanguageModel, compute: Callable[[], T]) -> T:
         # Outside the handler, whose traceback would keep the tensors alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def headline_of(config: Mapping[str, Any], name: str) -> str:
-    """Model, dataset and method, and what else the run was asked for by."""
-    others = re.sub(r"(^|(?<= ))(model|dataset|method|experiment)=\S*( |$)", "", name).strip()
-    return " ".join([headline(config), *([others] if others else [])])

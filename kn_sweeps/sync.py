@@ -85,9 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
-        from kn_sweeps.dashboards.candidates import Sweep, find_folder
+        from kn_sweeps.dashboards.candidates import Sweep
         from kn_sweeps.dashboards.publisher import Publisher
         from kn_sweeps.dashboards.wandb import server
+        from kn_sweeps.folders import find_folder
 
         sweep = Sweep(find_folder(chosen.sweep), chosen.project, chosen.entity)
         return sync(sweep, Publisher(server(), chosen.patience), chosen.watch)

@@ -9,7 +9,6 @@ from typing import Any
 from kn_sweeps.dashboards.publisher import Candidate
 from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
 from kn_sweeps.dashboards.wandb import Place
-from kn_sweeps.folders import find_folder as find_folder
 from kn_sweeps.naming import names
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.launches import launches
