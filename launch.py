@@ -1,6 +1,6 @@
 """Hydra entry point: `python launch.py method=rome`, `python launch.py -m method=kn,rome`."""
 
-from kn_sweeps.cli import main
+from kn_sweeps.commands.launch import main
 
 if __name__ == "__main__":
     main()

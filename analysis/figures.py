@@ -23,8 +23,8 @@ from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import Drawing
 from analysis.table import number, unevaluated
-from kn_sweeps.files import user_path, write_atomically, write_text
-from kn_sweeps.folders import common, find_folders, listed, sweep_folder
+from kn_sweeps.records.files import user_path, write_atomically, write_text
+from kn_sweeps.records.folders import common, find_folders, listed, sweep_folder
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 NUMBERS = {"value", "low", "high"}

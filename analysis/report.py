@@ -13,8 +13,8 @@ from pathlib import Path
 
 from analysis.reporting.page import page
 from analysis.runs import finished_runs
-from kn_sweeps.files import about_files, user_path, write_text
-from kn_sweeps.folders import common, find_folders, listed
+from kn_sweeps.records.files import about_files, user_path, write_text
+from kn_sweeps.records.folders import common, find_folders, listed
 
 
 def write(sweeps: Sequence[Path], out: Path) -> None:

@@ -13,10 +13,10 @@ import pandas as pd
 
 from analysis.shards import joined_results
 from analysis.table import Found, Summary, files_below, find_runs, identity, identity_columns
-from kn_sweeps.folders import listed
 from kn_sweeps.metrics.base import Metric, Results
-from kn_sweeps.results import results_of
-from kn_sweeps.store import RunDirectory
+from kn_sweeps.records.folders import listed
+from kn_sweeps.records.results import results_of
+from kn_sweeps.records.run_directory import RunDirectory
 
 GROUP = ("model", "source", "dataset")
 """What a run was done on; runs that agree in it are compared with each other."""

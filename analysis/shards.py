@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from kn_sweeps.config import build
 from kn_sweeps.metrics.base import Results
-from kn_sweeps.results import measured, results_of
-from kn_sweeps.store import RunDirectory
+from kn_sweeps.records.results import measured, results_of
+from kn_sweeps.records.run_directory import RunDirectory
 
 Summary = dict[str, Any]
 

@@ -27,8 +27,8 @@ from omegaconf import OmegaConf
 
 from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
-from kn_sweeps.files import user_path, write_text
-from kn_sweeps.folders import common, find_folders, listed
+from kn_sweeps.records.files import user_path, write_text
+from kn_sweeps.records.folders import common, find_folders, listed
 
 Summary = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
     python -m analysis.wandb_report SWEEP [--entity NAME] [--project NAME] [--dry-run]
 
-The runs must be on W&B: `python -m kn_sweeps.sync SWEEP` brings them there. Every call makes a new
+The runs must be on W&B: `kn-sweeps sync SWEEP` brings them there. Every call makes a new
 workspace and a new report. --dry-run prints both as JSON; it needs no server and no entity.
 """
 
@@ -20,8 +20,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from analysis.table import find_runs
-from kn_sweeps.folders import find_folder
-from kn_sweeps.tracking import WandB
+from kn_sweeps.dashboards.tracker import WandB
+from kn_sweeps.records.folders import find_folder
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
@@ -102,7 +102,7 @@ def save(workspace: ws.Workspace, report: wr.Report, place: Place) -> list[str]:
     except Exception as error:
         raise ValueError(
             f"could not save to W&B, project {project}: {str(error).rstrip('.')}. Log in with "
-            f"`wandb login` and upload the runs with `python -m kn_sweeps.sync {place.sweep}` "
+            f"`wandb login` and upload the runs with `kn-sweeps sync {place.sweep}` "
             "first; --dry-run shows what would be saved"
         ) from error
     return [str(workspace.url), str(report.url)]

@@ -37,7 +37,7 @@ UNITS = {"effect_size": "nats"}  # every other headline metric is a share of pro
 TABLES = ("metrics", "examples")
 FIGURES = {"headline": "metrics", "located_by_layer": "neurons_by_layer"}
 """The figures of a run, and what its summary has where there is one."""
-"""What a run logs: `kn_sweeps.tracking`."""
+"""What a run logs: `kn_sweeps.dashboards.tracker`."""
 COLUMNS = 24  # of a report's panel grid
 SIZE = {"w": 8, "h": 8}
 TITLE_LENGTH = 128  # W&B refuses longer ones

@@ -37,11 +37,11 @@ from kn_sweeps.data.pararel import ParaRel
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.values import Objective, optimise, optimised
-from kn_sweeps.evaluate import Record, evaluate, scorable
+from kn_sweeps.evaluation.evaluate import Record, evaluate, scorable
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.stepping import CannotStepError
 from tests.reference import rome as reference
 from tests.reference.scoring import causal_greedy, causal_log_prob
 

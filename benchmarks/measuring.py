@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kn_sweeps.cli import CONF
+from kn_sweeps.commands.launch import CONF
 from kn_sweeps.config import build
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws

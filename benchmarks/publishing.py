@@ -56,7 +56,7 @@ def measure(runs: int) -> Rate:
 def _sync(sweep: Path, environment: dict[str, str]) -> float:
     began = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "kn_sweeps.sync", str(sweep)],
+        [sys.executable, "-m", "kn_sweeps.commands.sync", str(sweep)],
         env=os.environ | environment,
         stdout=subprocess.DEVNULL,
         check=True,

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from benchmarks.measuring import configured_model, official_data, peak_memory, say, timed
+from kn_sweeps.attribution.causal_tracing import subject_noise, subject_spread, trace
+from kn_sweeps.cases import COMPONENTS, Component
 from kn_sweeps.data.pararel import ParaRel
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.places import COMPONENTS, Component
-from kn_sweeps.tracing import subject_noise, subject_spread, trace
 from tests.reference.tracing import indirect_effects
 
 SAMPLES, WINDOW = 10, 10

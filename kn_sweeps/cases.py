@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
 Task = Literal["fact", "syntax"]
@@ -20,6 +20,20 @@ SAME_PARADIGM = "same_paradigm"
 OTHER_PHENOMENON = "other_phenomenon"
 REVERSED = "reversed"
 RESIDUE = "residue"
+
+Component = Literal["state", "mlp", "attention"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+"""What causal tracing restores: a block's output, or a window of outputs of MLPs or attentions."""
+
+BEFORE = "before the subject"
+FIRST = "subject, first token"
+MIDDLE = "subject, middle tokens"
+LAST = "subject, last token"
+AFTER = "after the subject"
+READ = "where the answer is read"
+LAST_READ = "subject, last token, read there"
+ROLES = (BEFORE, FIRST, MIDDLE, LAST, AFTER, READ, LAST_READ)
+"""What a token is to the fact or rule, for causal tracing; a subject of one token is its last."""
 
 
 @dataclass(frozen=True)

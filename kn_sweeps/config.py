@@ -16,16 +16,16 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from kn_sweeps.dashboards.tracker import Tracker
 from kn_sweeps.data.base import Dataset
-from kn_sweeps.files import user_path
-from kn_sweeps.folders import sweep_folder
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
-from kn_sweeps.tracking import Tracker
+from kn_sweeps.records.files import user_path
+from kn_sweeps.records.folders import sweep_folder
 
 Regime = Literal["single", "batch", "sequential"]
 

@@ -24,27 +24,27 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
-from kn_sweeps.caching import cache_directory
 from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
-from kn_sweeps.evaluate import scorable
-from kn_sweeps.files import write_json, write_text
-from kn_sweeps.folders import sweep_folder
-from kn_sweeps.integrity import DamagedError, quarantined
-from kn_sweeps.interruption import check
+from kn_sweeps.evaluation.evaluate import scorable
+from kn_sweeps.evaluation.regimes import STEP_S
+from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import Model, load_model
-from kn_sweeps.naming import asked_for, module_name
-from kn_sweeps.pace import shown
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.progress import launch_id, reported
-from kn_sweeps.provenance import Stages, code, commit, environment
-from kn_sweeps.regimes import STEP_S
-from kn_sweeps.results import measured, metric_hashes, results_of, shown_otherwise
-from kn_sweeps.steps import Job, edit_and_evaluate
-from kn_sweeps.store import RunDirectory
+from kn_sweeps.progress.interruption import check
+from kn_sweeps.progress.pace import shown
+from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.files import write_json, write_text
+from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.records.integrity import DamagedError, quarantined
+from kn_sweeps.records.naming import asked_for, module_name
+from kn_sweeps.records.provenance import Stages, code, commit, environment
+from kn_sweeps.records.results import measured, metric_hashes, results_of, shown_otherwise
+from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.status import launch_id, reported
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

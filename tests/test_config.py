@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from kn_sweeps.cli import CONF, split
+from kn_sweeps.commands.launch import CONF, split
 from kn_sweeps.config import RunConfig, build, run_id
-from kn_sweeps.sweeps.launching import LAUNCHERS
+from kn_sweeps.sweeps.launch import LAUNCHERS
 
 GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))

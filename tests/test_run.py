@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 import kn_sweeps.run as run_module
-from kn_sweeps import pace, regimes
+from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.loading import Bundled
-from kn_sweeps.progress import Progress
+from kn_sweeps.progress import pace
+from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.status import Progress
 from kn_sweeps.run import run
-from kn_sweeps.store import RunDirectory
 from tests.test_config import composed
 
 QUICK = ("tracker=none", "attribution_cache_gib=0", "metric=[reliability,locality,localisation]")

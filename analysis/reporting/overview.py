@@ -11,7 +11,7 @@ from pathlib import Path
 
 from analysis.runs import Run
 from analysis.table import NOT_A_RUN, Found, identity
-from kn_sweeps.progress import read_status
+from kn_sweeps.records.status import read_status
 from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 UNFINISHED = "unfinished"

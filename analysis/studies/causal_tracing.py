@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from analysis.runs import Run, about
 from analysis.studies.drawing import PAGE, Drawing, by_setting, dataset_name, heat
+from kn_sweeps.cases import COMPONENTS, ROLES
 from kn_sweeps.metrics.base import cluster_bootstrap
 from kn_sweeps.metrics.tracing import NAME
-from kn_sweeps.places import COMPONENTS, ROLES
 
 TITLES = {"state": "one state", "mlp": "MLPs in a window", "attention": "attentions in a window"}
 

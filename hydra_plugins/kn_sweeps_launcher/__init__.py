@@ -22,8 +22,8 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kn_sweeps.folders import sweep_folder
-from kn_sweeps.sweeps.launches import Kind
+from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.sweeps.record import Kind
 
 # Asked before anything is written, for Hydra makes the folder that it gives.
 OmegaConf.register_new_resolver(
@@ -68,7 +68,7 @@ class SweepLauncher(Launcher):
         initial_job_idx: int,  # noqa: ARG002
     ) -> Sequence[JobReturn]:
         """Launch the runs and say what became of each."""
-        from kn_sweeps.cli import launch_composed
+        from kn_sweeps.commands.launch import launch_composed
 
         configure_log(self._config.hydra.job_logging, self._config.hydra.verbose)
         configs = composed(self._loader, self._config, job_overrides)
@@ -125,7 +125,7 @@ class SlurmLauncher(SweepLauncher):
 
 
 class PrefetchLauncher(SweepLauncher):
-    """Fetches what the runs need and does none; `python -m kn_sweeps.prefetch`."""
+    """Fetches what the runs need and does none; `kn-sweeps prefetch`."""
 
     kind = "prefetch"
 
@@ -138,7 +138,7 @@ def composed(
     Hydra's composition takes some 50 ms, most of it spent on which files to read. That depends on
     the chosen groups only, so it is done once for each choice; values are set on a copy.
     """
-    from kn_sweeps.cli import named
+    from kn_sweeps.commands.launch import named
 
     parser = OverridesParser.create(config_loader=loader)
 

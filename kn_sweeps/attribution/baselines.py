@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
-from kn_sweeps.counting import counted
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.progress.counting import counted
 
 
 def activation(

@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError
 
 from kn_sweeps.attribution.integrated_gradients import Attribution
-from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
-from kn_sweeps.progress import kept
+from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damaged
+from kn_sweeps.records.status import kept
 
 log = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
-from kn_sweeps.counting import counted, counting
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import in_double
+from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.stepping import CannotStepError
+from kn_sweeps.progress.counting import counted, counting
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from kn_sweeps.attribution.integrand import (
     through_slots,
 )
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.stepping import CannotStepError, Join, Pass, Recording, Span
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.stepping import CannotStepError, Join, Pass, Recording, Span
 
 
 class SteppedIntegrand:

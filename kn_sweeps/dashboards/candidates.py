@@ -8,11 +8,11 @@ from typing import Any
 
 from kn_sweeps.dashboards.publisher import Candidate
 from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
+from kn_sweeps.dashboards.tracker import WandB
 from kn_sweeps.dashboards.wandb import Place
-from kn_sweeps.naming import names
+from kn_sweeps.records.naming import names
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import launches
-from kn_sweeps.tracking import WandB
+from kn_sweeps.sweeps.record import launches
 
 
 class Sweep:

@@ -1,7 +1,7 @@
 """Publishing runs again and again while they are computed.
 
 A process beside the one that computes does it (`tracker.mode=online`): whatever becomes of it or
-of the server, runs are computed as without it, and `kn_sweeps.sync` sends later what is missing.
+of the server, runs are computed as without it, and `kn-sweeps sync` sends later what is missing.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _start(sweep: Path) -> subprocess.Popen[str]:
 
 def _later(sweep: Path) -> str:
     shown = os.path.relpath(sweep)
-    return f"`python -m kn_sweeps.sync {sweep if shown.startswith('..') else shown}` sends it later"
+    return f"`kn-sweeps sync {sweep if shown.startswith('..') else shown}` sends it later"
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.dashboards.reading import fingerprint
 from kn_sweeps.dashboards.worker import Worker
-from kn_sweeps.files import about_files, held, write_json
+from kn_sweeps.records.files import about_files, held, write_json
 
 if TYPE_CHECKING:
     from kn_sweeps.dashboards.wandb import Place

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from kn_sweeps.files import is_held
-from kn_sweeps.history import HISTORY, Step, read_history
-from kn_sweeps.integrity import read_sealed
-from kn_sweeps.progress import STATUS
+from kn_sweeps.records.files import is_held
+from kn_sweeps.records.history import HISTORY, Step, read_history
+from kn_sweeps.records.integrity import read_sealed
+from kn_sweeps.records.status import STATUS
 
 if TYPE_CHECKING:
     import pandas as pd

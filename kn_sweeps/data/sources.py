@@ -16,9 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from kn_sweeps.caching import cache_directory
-from kn_sweeps.files import user_path
 from kn_sweeps.mistakes import did_you_mean, shortened
+from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.files import user_path
 
 SourceName = Literal["bundled", "hub", "local"]
 

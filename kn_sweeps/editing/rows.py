@@ -17,7 +17,7 @@ from torch import Tensor
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.interventions import outputs_replaced, recorded
 from kn_sweeps.models.language_model import LanguageModel, Row
-from kn_sweeps.stepping import Join, Pass, Recording, Span, removed_after
+from kn_sweeps.models.stepping import Join, Pass, Recording, Span, removed_after
 
 
 class Rows:

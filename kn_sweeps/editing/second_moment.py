@@ -23,14 +23,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.caching import cache_directory
-from kn_sweeps.counting import counting
 from kn_sweeps.data.texts import texts_of
-from kn_sweeps.files import user_path
-from kn_sweeps.integrity import load_tensors, save_tensors, unless_damaged
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.progress import kept
+from kn_sweeps.progress.counting import counting
+from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.files import user_path
+from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damaged
+from kn_sweeps.records.status import kept
 
 log = logging.getLogger(__name__)
 

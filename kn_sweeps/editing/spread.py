@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.rows import states_seen
 from kn_sweeps.editing.values import Value
@@ -21,6 +20,7 @@ from kn_sweeps.edits import Edit, Joint, RankOne, joined
 from kn_sweeps.interventions import applied_rowwise, recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.progress.counting import counted
 
 Solve = Callable[[int, Float[Tensor, "edits d_ff"]], Float[Tensor, "edits d_ff"]]
 """Of a layer's keys, the directions u whose edits sum_i r_i u_i^T write the residuals r."""

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case
-from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.stepping import CannotStepError
+from kn_sweeps.progress.counting import counted
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from kn_sweeps.cases import Case, LMKind
-from kn_sweeps.counting import counted
-from kn_sweeps.measurements.base import Measure, Record, known
-from kn_sweeps.methods.base import Plan
-from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.places import (
+from kn_sweeps.attribution.causal_tracing import Trace, subject_spread, trace
+from kn_sweeps.cases import (
     AFTER,
     BEFORE,
     COMPONENTS,
@@ -24,9 +19,15 @@ from kn_sweeps.places import (
     MIDDLE,
     READ,
     ROLES,
+    Case,
     Component,
+    LMKind,
 )
-from kn_sweeps.tracing import Trace, subject_spread, trace
+from kn_sweeps.measurements.base import Measure, Record, known
+from kn_sweeps.methods.base import Plan
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.progress.counting import counted
 
 log = logging.getLogger(__name__)
 

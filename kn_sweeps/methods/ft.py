@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case, Intent
-from kn_sweeps.counting import counted
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.progress.counting import counted
 
 _ENOUGH = 1e-2
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kn_sweeps.cases import LAST, READ
 from kn_sweeps.metrics.base import Estimate, Metric, Results
-from kn_sweeps.places import LAST, READ
 
 NAME = "tracing"
 """The measurement whose records are read."""

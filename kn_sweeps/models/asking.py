@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
-from kn_sweeps.counting import counted
-from kn_sweeps.interruption import check
 from kn_sweeps.models.language_model import Ids, LanguageModel, Row, read_where
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.progress.counting import counted
+from kn_sweeps.progress.interruption import check
 
 Changed = Callable[[Sequence[int]], AbstractContextManager[None]]
 """Gives the rows of a batch, in order, the edits with these numbers."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.cases import LMKind
-from kn_sweeps.hashing import digests
+from kn_sweeps.records.hashing import digests
 
 # Naming, finding and hashing a checkpoint takes no model library: what loads one imports it.
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
-from kn_sweeps.counting import counted
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
+from kn_sweeps.progress.counting import counted
 
 Ids = tuple[int, ...]
 

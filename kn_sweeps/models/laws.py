@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from kn_sweeps.models.asking import Trunks
 from kn_sweeps.models.language_model import Ids, LanguageModel
-from kn_sweeps.stepping import Join, Pass, Recording, Span
+from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
 log = logging.getLogger(__name__)
 

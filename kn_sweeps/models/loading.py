@@ -23,10 +23,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from kn_sweeps.caching import cache_directory
-from kn_sweeps.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
+from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 
 # Naming and finding a checkpoint takes no model library: what loads one imports it.
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class Bundled(Model):
 
     def fetch(self) -> Path:
         """It is there."""
-        folder = Path(str(resources.files("kn_sweeps.models") / "tiny" / self.label))
+        folder = Path(str(resources.files("kn_sweeps.tiny") / "weights" / self.label))
         if not folder.is_dir():
             choices = sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
             raise ValueError(

@@ -17,10 +17,10 @@ from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model, UnreachableError
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.progress import FAILED
-from kn_sweeps.results import metric_hashes, shown_otherwise
-from kn_sweeps.store import RunDirectory
-from kn_sweeps.sweeps.launches import Array, PlannedRun, launches
+from kn_sweeps.records.results import metric_hashes, shown_otherwise
+from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.status import FAILED
+from kn_sweeps.sweeps.record import Array, PlannedRun, launches
 from kn_sweeps.sweeps.states import RunState, states
 
 _SHOWN_ERRORS = 10

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from kn_sweeps.interruption import check
-from kn_sweeps.sweeps.launches import Launch
+from kn_sweeps.progress.interruption import check
+from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.submit import Processes, code_path
 
 _POLL_S = 0.2

@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
-from kn_sweeps.files import is_held
-from kn_sweeps.naming import headline
-from kn_sweeps.progress import FAILED, read_status
-from kn_sweeps.store import RunDirectory
+from kn_sweeps.records.files import is_held
+from kn_sweeps.records.naming import headline
+from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.status import FAILED, read_status
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.launches import Launch, PlannedRun, forgotten, launches, place_of
+from kn_sweeps.sweeps.record import Launch, PlannedRun, forgotten, launches, place_of
 
 WAITING, RUNNING, DONE, LOST = "waiting", "running", "done", "lost"
 _LEFT = ("timed out", "preempted", "cancelled")

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from kn_sweeps.provenance import ROOT
-from kn_sweeps.sweeps.launches import Launch
+from kn_sweeps.records.provenance import ROOT
+from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.task import Task
 
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kn_sweeps.files import about_files, held
-from kn_sweeps.interruption import STOPPED, Interrupted, check, listening
-from kn_sweeps.progress import failed, how_often_kept, job_id, noted, read_status
-from kn_sweeps.provenance import commit
+from kn_sweeps.progress.interruption import STOPPED, Interrupted, check, listening
+from kn_sweeps.records.files import about_files, held
+from kn_sweeps.records.provenance import commit
+from kn_sweeps.records.status import failed, how_often_kept, job_id, noted, read_status
 
 if TYPE_CHECKING:
-    from kn_sweeps.sweeps.launches import Launch, PlannedRun
+    from kn_sweeps.sweeps.record import Launch, PlannedRun
 
 TIMED_OUT, PREEMPTED = "timed out", "preempted"
 _EARLY_S = 75
@@ -73,10 +73,10 @@ def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None
         return Report()
     from tqdm import tqdm
 
+    from kn_sweeps.evaluation.regimes import STEP_S
     from kn_sweeps.models.loading import LastLoaded
-    from kn_sweeps.regimes import STEP_S
+    from kn_sweeps.records.run_directory import RunBusyError
     from kn_sweeps.run import run
-    from kn_sweeps.store import RunBusyError
 
     bound = min(STEP_S, step_s or STEP_S)
     load, report = LastLoaded(), Report()
@@ -155,7 +155,7 @@ class Task:
         Raises:
             TaskFailedError: If a run failed or the task was stopped.
         """
-        from kn_sweeps.sweeps.launches import Launch
+        from kn_sweeps.sweeps.record import Launch
 
         began = time.time()
         commit()  # that of the code this process computes with, whatever becomes of the files
@@ -248,7 +248,7 @@ def _requeue() -> None:
 
 def main() -> None:
     """Do one task in this process: `python -m kn_sweeps.sweeps.task LAUNCH_DIR NUMBER`."""
-    from kn_sweeps.sweeps.launches import Launch
+    from kn_sweeps.sweeps.record import Launch
 
     folder, number = Path(sys.argv[1]), int(sys.argv[2])
     with held(Launch.read(folder).task_lock(number)) as mine:

@@ -17,7 +17,7 @@ from analysis.figures import BrokenStudyError, draw
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
-from kn_sweeps.cli import CONF
+from kn_sweeps.commands.launch import CONF
 from kn_sweeps.metrics.significance import paired_test
 from kn_sweeps.models.loading import LastLoaded
 from kn_sweeps.run import run

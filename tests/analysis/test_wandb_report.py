@@ -239,7 +239,7 @@ def test_where_to_save_is_asked_for_if_the_runs_do_not_say(
 
 @pytest.mark.parametrize(
     "tracker",
-    [{"project": "kn", "entity": None}, {"_target_": "kn_sweeps.tracking.NoTracker"}],
+    [{"project": "kn", "entity": None}, {"_target_": "kn_sweeps.dashboards.tracker.NoTracker"}],
 )
 def test_only_what_is_saved_needs_an_entity(
     tracker: dict[str, Any],
@@ -334,7 +334,7 @@ def test_without_uploaded_runs_nothing_is_saved_and_it_says_to_upload(
     assert main([str(results / "mine")]) == 1
     said = capsys.readouterr().err
     assert "lab/kn has no run of the sweep mine" in said
-    assert "python -m kn_sweeps.sync mine" in said
+    assert "kn-sweeps sync mine" in said
     assert not server.saved
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import kn_sweeps.attribution.attributor as module
-from kn_sweeps import caching
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.attribution.integrated_gradients import Attribution
@@ -22,6 +21,7 @@ from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied, merge
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.records import cache as caching
 from tests.conftest import random_lm
 
 

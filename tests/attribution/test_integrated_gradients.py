@@ -25,8 +25,8 @@ from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
 from kn_sweeps.models.precision import in_double
+from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.stepping import CannotStepError
 from tests.reference import integrated_gradients as reference
 from tests.reference.reading import Row, causal_rows, masked_rows
 

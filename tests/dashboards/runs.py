@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from kn_sweeps.dashboards.reading import EXAMPLE_COLUMNS, PARTS
-from kn_sweeps.integrity import read_sealed
+from kn_sweeps.records.integrity import read_sealed
 from tests.servers.wandb import Run, WandbServer
 
 WANDB = {
-    **{"_target_": "kn_sweeps.tracking.WandB", "mode": "offline", "project": "kn"},
+    **{"_target_": "kn_sweeps.dashboards.tracker.WandB", "mode": "offline", "project": "kn"},
     **{"entity": None, "tags": ["a tag"], "sample_rows": 2},
 }
 
@@ -81,7 +81,7 @@ def write_run(
 
 
 class Syncing:
-    """`python -m kn_sweeps.sync` in a process of its own, against a server."""
+    """`kn-sweeps sync` in a process of its own, against a server."""
 
     def __init__(self, server: WandbServer, sweep: Path, *arguments: str) -> None:
         home = sweep.parent / "home"
@@ -89,7 +89,7 @@ class Syncing:
         environment = {**os.environ, **server.environment(str(home)), "TMPDIR": str(home)}
         self.home = home
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kn_sweeps.sync", str(sweep), *arguments],
+            [sys.executable, "-m", "kn_sweeps.commands.sync", str(sweep), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

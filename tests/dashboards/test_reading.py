@@ -7,9 +7,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from kn_sweeps.dashboards.reading import read_config, read_published, state_of
-from kn_sweeps.files import held
-from kn_sweeps.history import note_step, read_history
-from kn_sweeps.naming import names
+from kn_sweeps.records.files import held
+from kn_sweeps.records.history import note_step, read_history
+from kn_sweeps.records.naming import names
 from tests.dashboards.runs import config_of, tell, write_run
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from kn_sweeps.dashboards.wandb import Place
 from kn_sweeps.dashboards.worker import Worker
-from kn_sweeps.files import held
+from kn_sweeps.records.files import held
 from tests.dashboards.runs import (
     WANDB,
     Syncing,
@@ -47,7 +47,7 @@ def test_runs_arrive_as_their_directories_are_and_only_once(
     failed = write_run(sweep, "failed", state="failed", done=(0, 2))
     tell(failed, "failed", error="RuntimeError: no")
     write_run(sweep, "killed", state="running", done=(0,))
-    write_run(sweep, "untracked", tracker={"_target_": "kn_sweeps.tracking.NoTracker"})
+    write_run(sweep, "untracked", tracker={"_target_": "kn_sweeps.dashboards.tracker.NoTracker"})
     running = write_run(sweep, "running", state="running", done=(0, 2))
     with held(running / ".lock"):
         assert sync(wandb_server, sweep) == (0, "6 runs sent, 0 were there already\n", "")

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from kn_sweeps.data import grammar
-from kn_sweeps.models.tiny_corpus import (
+from kn_sweeps.tiny import grammar
+from kn_sweeps.tiny.corpus import (
     BUNDLED,
     bundled_pairs,
     fact_sentences,

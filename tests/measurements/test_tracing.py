@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kn_sweeps.attribution.causal_tracing import subject_spread, trace
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.measurements.base import known
 from kn_sweeps.measurements.tracing import (
@@ -22,7 +23,6 @@ from kn_sweeps.measurements.tracing import (
 )
 from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.tracing import subject_spread, trace
 
 
 def _case(text: str, subject: str, old: str, name: str = "c0") -> Case:

@@ -16,7 +16,7 @@ from kn_sweeps.interventions import applied, recorded
 from kn_sweeps.methods.rome import KeyMode, Rome
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.stepping import CannotStepError
+from kn_sweeps.models.stepping import CannotStepError
 from tests.reference import rome as reference
 
 QUERY = Query("The capital of France is ", ".", (15, 21))

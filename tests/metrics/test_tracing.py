@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from kn_sweeps.cases import LAST, MIDDLE
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.tracing import Tracing
-from kn_sweeps.places import LAST, MIDDLE
 
 EFFECTS = {"a": (0.1, 0.4), "b": (0.3, 0.2)}
 

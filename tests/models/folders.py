@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kn_sweeps.models.loading import Pretrained, RomeSettings
 
-TINY = Path(__file__).parents[2] / "kn_sweeps" / "models" / "tiny"
+TINY = Path(__file__).parents[2] / "kn_sweeps" / "tiny" / "weights"
 WEIGHTS = "model.safetensors"
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 from huggingface_hub import ResolvedRevision, constants
 
-from kn_sweeps import hashing
 from kn_sweeps.config import RunConfig, build, pinned
-from kn_sweeps.hashing import digests
 from kn_sweeps.models.loading import LastLoaded, Pretrained, UnreachableError
+from kn_sweeps.records import hashing
+from kn_sweeps.records.hashing import digests
 from kn_sweeps.run import run
 from tests.models.folders import WEIGHTS, folder, model, weights, write
 from tests.test_config import composed

@@ -18,7 +18,7 @@ from tests.test_config import composed
 
 CPU = torch.device("cpu")
 ROME = RomeSettings(layer=1)
-TINY = Path(__file__).parents[2] / "kn_sweeps" / "models" / "tiny"
+TINY = Path(__file__).parents[2] / "kn_sweeps" / "tiny" / "weights"
 
 
 def test_a_local_folder_is_a_model() -> None:

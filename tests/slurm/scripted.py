@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kn_sweeps.cases import Case
-from kn_sweeps.interruption import check
 from kn_sweeps.methods.base import Plan
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.progress.interruption import check
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kn_sweeps.sweeps.launches import launches
+from kn_sweeps.sweeps.record import launches
 from kn_sweeps.sweeps.states import RunState, states
 from tests.slurm.conftest import Cluster
 
@@ -58,7 +58,7 @@ class Sweep:
         return self._run(self.command(*overrides, launcher=launcher))
 
     def status(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._run([sys.executable, "-m", "kn_sweeps.status", *arguments])
+        return self._run([sys.executable, "-m", "kn_sweeps.commands.status", *arguments])
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kn_sweeps.progress import STATUS
-from kn_sweeps.sweeps.launches import Launch, PlannedRun, launches
+from kn_sweeps.records.status import STATUS
 from kn_sweeps.sweeps.plan import LaunchConfig, Plan, arrays, packed, plan
+from kn_sweeps.sweeps.record import Launch, PlannedRun, launches
 from kn_sweeps.sweeps.states import outlook, states
 from tests.models.folders import configure, folder
 from tests.test_config import composed

@@ -16,17 +16,20 @@ from typing import Any
 
 import pytest
 
-from kn_sweeps import files, progress, regimes, status
-from kn_sweeps.files import LockError, held, holder, is_held, write_text
+from kn_sweeps.commands import status
+from kn_sweeps.evaluation import regimes
+from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.methods.none import NoEdit
-from kn_sweeps.progress import launch_id
-from kn_sweeps.regimes import Steps
+from kn_sweeps.records import files
+from kn_sweeps.records import status as progress
+from kn_sweeps.records.files import LockError, held, holder, is_held, write_text
+from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.status import launch_id
 from kn_sweeps.run import run
-from kn_sweeps.store import RunDirectory
 from kn_sweeps.sweeps import slurm, task
-from kn_sweeps.sweeps.launches import Launch, launches, place_of
-from kn_sweeps.sweeps.launching import SweepFailedError, again, launch, sweep_of
+from kn_sweeps.sweeps.launch import SweepFailedError, again, launch, sweep_of
 from kn_sweeps.sweeps.plan import LaunchConfig
+from kn_sweeps.sweeps.record import Launch, launches, place_of
 from kn_sweeps.sweeps.states import states
 from kn_sweeps.sweeps.submit import Local, Slurm, code_path
 from tests.sweeps.test_plan import SEEDS, _launched, planned

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from kn_sweeps import cli
-from kn_sweeps.cli import RunFailed, launch_composed
-from kn_sweeps.results import objective
-from kn_sweeps.sweeps import launching
-from kn_sweeps.sweeps.launching import Ended
+from kn_sweeps.commands import launch as cli
+from kn_sweeps.commands.launch import RunFailed, launch_composed
+from kn_sweeps.records.results import objective
+from kn_sweeps.sweeps import launch as launching
+from kn_sweeps.sweeps.launch import Ended
 from kn_sweeps.sweeps.plan import LaunchConfig
-from tests.test_cli import launch
+from tests.commands.test_launch import launch
 from tests.test_config import composed
 
 QUICK = (

@@ -1,0 +1,257 @@
+"""The command line: Hydra composes a config, `run` does the rest.
+
+User mistakes end in one message with the valid choices; the traceback of anything that happened
+inside a run is in its run.log. Composing and naming takes no model library, whose import takes
+seconds: what needs one is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+from typing import TYPE_CHECKING, Any, Literal
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from kn_sweeps.mistakes import did_you_mean
+from kn_sweeps.progress.interruption import Interrupted, listening
+from kn_sweeps.records.files import about_files, user_path
+from kn_sweeps.records.provenance import commit
+from kn_sweeps.sweeps.record import Kind
+
+if TYPE_CHECKING:
+    from kn_sweeps.sweeps.launch import Ended, Launcher
+    from kn_sweeps.sweeps.plan import LaunchConfig
+
+log = logging.getLogger("kn_sweeps")
+CONF = Path(__file__).resolve().parents[2] / "conf"
+_RESOLVING = "ValueError raised while resolving interpolation: "
+
+Value = float | list[float] | str
+"""What a run returns to Hydra: its objective, or its directory where none is asked for."""
+
+
+class RunFailed(HydraException):
+    """A failure that was put into words and told."""
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _launch(config: DictConfig) -> Value:
+    """Do one composed run."""
+    try:
+        with _explained():
+            return _one(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except RunFailed:
+        sys.exit(1)  # an exception would make Hydra say that there was one
+
+
+def _one(resolved: Any) -> Value:
+    from kn_sweeps.config import without_models
+    from kn_sweeps.records.results import objective
+    from kn_sweeps.sweeps.launch import launch
+    from kn_sweeps.sweeps.submit import Local
+
+    chosen = HydraConfig.get()
+    launcher = chosen.runtime.choices["hydra/launcher"]
+    options, own = split({str(key): value for key, value in resolved.items()})
+    if options.dry_run:
+        launch([(named(chosen.overrides.task), own)], Local(), options)
+        return ""
+    if launcher != "local" or options.shards > 1:
+        raise ValueError(
+            f"{'shards' if options.shards > 1 else f'hydra/launcher={launcher}'} takes effect "
+            "with -m: python launch.py -m ..."
+        )
+    without_models(own)  # a mistake is told before the model libraries are imported
+    from kn_sweeps.run import run
+
+    outcome = run(own, name=named(chosen.overrides.task))
+    if options.objective is None:
+        return str(outcome.directory)
+    return objective(outcome.summary, options.objective)
+
+
+def named(overrides: Iterable[str]) -> str:
+    """A run's name: its overrides, but for those that cannot change its rows."""
+    from kn_sweeps.config import CANNOT_CHANGE_ROWS
+    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+
+    unnamed = {*CANNOT_CHANGE_ROWS, *LAUNCH_KEYS}
+    return " ".join(one for one in overrides if one.split("=")[0] not in unnamed)
+
+
+def launch_composed(
+    composed: Sequence[tuple[str, Mapping[str, Any]]],
+    kind: Kind | Literal["prefetch"],
+    settings: Mapping[str, Any],
+    sweeper: str | None = None,
+) -> list[Value | RunFailed]:
+    """Launch the runs of a sweep; a failure is reported at once.
+
+    Args:
+        composed: Overrides, and the config they compose to, resolved, of every run.
+        kind: The launcher.
+        settings: That launcher's.
+        sweeper: The sweeper, if it decides by results what to try next: they are waited for.
+
+    Returns:
+        What every run returns, or that it failed.
+
+    Raises:
+        RunFailed: If something fails that a message can explain and that is no run's own failure.
+        SystemExit: Where such a sweeper gets no results because none are made.
+    """
+    from kn_sweeps.config import build
+    from kn_sweeps.sweeps.launch import LAUNCHERS, SweepFailedError, launch
+    from kn_sweeps.sweeps.plan import LAUNCH_KEYS
+    from kn_sweeps.sweeps.prefetch import prefetch
+
+    with _explained():
+        parts = [(name, *split(config)) for name, config in composed]
+        own = [(name, config) for name, _, config in parts]
+        options = list({repr(one): one for _, one, _ in parts}.values())
+        if len(options) > 1:
+            raise ValueError(
+                f"{', '.join(LAUNCH_KEYS)} are those of the whole launch and cannot be swept over"
+            )
+        how = _with_results(options[0], sweeper) if sweeper else options[0]
+        if kind == "prefetch":
+            prefetch([config for _, config in own])
+            ended = []
+        else:
+            launcher: Launcher = build(settings, LAUNCHERS[kind], "hydra.launcher")
+            try:
+                ended = launch(own, launcher, how)
+            except SweepFailedError as error:
+                log.error("error: %s", error)
+                ended = error.ended
+        if sweeper and not ended:
+            log.info("what %s tries next depends on results, and none are made here", sweeper)
+            sys.exit(0)
+        return [_returned(one, how) for one in ended]
+
+
+def _with_results(options: LaunchConfig, sweeper: str) -> LaunchConfig:
+    """The options with which a sweeper gets what it decides by.
+
+    Raises:
+        ValueError: If it cannot get it.
+    """
+    if options.objective is None:
+        raise ValueError(
+            f"hydra/sweeper={sweeper} decides by what a run measured: say objective=METRIC, such "
+            "as objective=reliability or objective=-effect_size; a list makes several objectives"
+        )
+    return dataclasses.replace(options, wait=True)
+
+
+def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
+    """What a run returns; what could not be is told."""
+    from kn_sweeps.records.results import objective, read_summary
+
+    if ended.error is not None:
+        return RunFailed(f"run {ended.directory.name} failed")
+    if options.objective is None:
+        return str(ended.directory)
+    summary = read_summary(ended.directory)
+    if summary is None:
+        return RunFailed(f"run {ended.directory.name} is not finished")
+    try:
+        with _explained():
+            return objective(summary, options.objective)
+    except RunFailed:
+        return RunFailed(f"run {ended.directory.name} does not have the objective")
+
+
+def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
+    """How to launch, and a run's own config, in which `~` is the home directory.
+
+    What `compat` says counts where methods and metrics have taken it.
+    """
+    from kn_sweeps.config import at_home, build
+    from kn_sweeps.sweeps.plan import LAUNCH_KEYS, LaunchConfig
+
+    options = build({k: v for k, v in config.items() if k in LAUNCH_KEYS}, LaunchConfig)
+    left = {*LAUNCH_KEYS, "compat"}
+    return options, at_home({k: v for k, v in config.items() if k not in left})
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Report what a message can explain."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        log.error("error: %s", explain(error))
+        raise RunFailed(str(error)) from error
+    except (ValueError, OSError) as error:
+        message = about_files(error) if isinstance(error, OSError) else str(error)
+        log.error("error: %s", message)
+        raise RunFailed(message) from error
+
+
+def main() -> None:
+    """Run the command line; exit with 1 after a failure."""
+    commit()  # that of the code this process runs, whatever becomes of the files from here on
+    # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with _explained():
+            sys.argv[1:] = [_at_home(one) for one in sys.argv[1:]]
+        with listening():
+            _launch()
+    except RunFailed:
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"error: {about_files(error)}", file=sys.stderr)
+        sys.exit(1)
+    except (KeyboardInterrupt, Interrupted) as error:
+        print("interrupted; the same command continues", file=sys.stderr)
+        sys.exit(128 + (SIGTERM if isinstance(error, Interrupted) else SIGINT))
+
+
+def _at_home(argument: str) -> str:
+    """An override with `~` spelled out, which Hydra's grammar does not take; config files can."""
+    return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
+
+
+def explain(error: BaseException) -> str:
+    """The message of a config error, with the valid choices where one was mistyped."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    message = str(error).strip()
+    if isinstance(cause, InterpolationResolutionError):
+        # What a resolver of ours refused it said in a sentence.
+        message = message.split("\n")[0].removeprefix(_RESOLVING)
+    parent = getattr(cause, "parent_node", None)
+    key = getattr(cause, "key", None)
+    place = getattr(cause, "full_key", None) or key
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{place} has no value yet (it is ???): say {place}=VALUE"
+    if isinstance(parent, Mapping) and key is not None and key not in parent:
+        keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
+        return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
+    if (group := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
+        choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
+        near = did_you_mean(group[2], choices)
+        return f"unknown {group[1]} {group[2]!r}{near}; choose from {', '.join(choices)}"
+    return message

@@ -1,0 +1,235 @@
+"""What is in effect when an edit is scored: it alone, its batch, or all that came before.
+
+Cases are cut into steps. In `single`, a step is a chunk of cases whose edits are scored one by
+one, all in one batch. In `batch` and `sequential` it is the cases whose edits are made at once; in
+`sequential` they are made on the model as edited so far, and when all are made every case is
+scored again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+
+from kn_sweeps.cases import Case
+from kn_sweeps.edits import Edit, joined
+from kn_sweeps.evaluation.evaluate import evaluate
+from kn_sweeps.interventions import applied
+from kn_sweeps.methods.base import Method, Plan
+from kn_sweeps.models.language_model import LanguageModel
+
+Regime = Literal["single", "batch", "sequential"]
+Record = dict[str, Any]
+
+CHUNK = 16
+"""Cases saved together; groups that share an edit are never split."""
+
+STEP_S = 300.0
+"""Seconds a step should take at most: what is lost when a process is stopped."""
+
+log = logging.getLogger(__name__)
+
+
+class Steps:
+    """Cuts cases into steps, one after the other, keeping those that share an edit together.
+
+    In `single` a first step of one edit and a second of four tell how long a case takes. From then
+    on steps are of `CHUNK` cases, or of half, a quarter, ... of that where those would take longer
+    than `step_s`. So steps depend on the config alone unless a case takes longer than
+    `step_s / CHUNK`; which cases share batches with which decides the last digits of rows.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        cases: Sequence[Case],
+        regime: Regime,
+        edits_per_batch: int | None,
+        step_s: float = STEP_S,
+    ) -> None:
+        """Begin with the first."""
+        self._left = list(_groups(method, cases).values())[::-1]
+        self._single, self._step_s = regime == "single", step_s
+        whole = {"single": CHUNK, "batch": len(cases), "sequential": 1}[regime]
+        self._size = edits_per_batch or whole
+        self.taken = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is another step."""
+        return bool(self._left)
+
+    def take(self, size: int) -> list[Case]:
+        """The next groups that together have `size` cases or just more."""
+        step: list[Case] = []
+        while self._left and (not step or len(step) < size):
+            step += self._left.pop()
+        self.taken += len(step)
+        return step
+
+    def size(self, number: int, last: Mapping[str, Any] | None, following: int | None) -> int:
+        """How many cases step `number` should have.
+
+        Args:
+            number: Counted from 0.
+            last: The step before: its `cases`, and the `seconds` they took.
+            following: The number of the case that the step behind it, which is done, begins with.
+        """
+        if not self._single:
+            return self._size
+        if following is not None:
+            return following - self.taken
+        size = min(self._size, int(4**number))
+        if last is not None:
+            fits = self._step_s / max(last["seconds"] / last["cases"], 1e-9)
+            while size > max(1, fits):
+                size = -(-size // 2)
+        return size
+
+
+def scored(
+    lm: LanguageModel,
+    method: Method,
+    cases: Sequence[Case],
+    *,
+    seed: int,
+    regime: Regime,
+    before: Sequence[Edit],
+) -> tuple[Plan, list[Record]]:
+    """Do one step.
+
+    Args:
+        lm: The model, unchanged.
+        method: Plans the edits.
+        cases: The step's.
+        seed: Of all randomness.
+        regime: What is in effect when they are scored.
+        before: The edits of earlier steps, where they stay in effect.
+
+    Returns:
+        The step's own edits, and its rows.
+    """
+    if regime == "single":
+        plan = _planned(lm, method, cases, seed, together=False)
+        return plan, evaluate(lm, cases, plan, method.intent)
+    so_far = joined(before)
+    with applied(lm, so_far):
+        plan = _planned(lm, method, cases, seed, together=len(cases) > 1)
+    effect = joined([so_far, *plan.edits.values()])
+    return plan, evaluate(lm, cases, _all_with(plan, effect), method.intent)
+
+
+def after_all(method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]) -> list[list[Case]]:
+    """The cases that have an edit, cut into chunks to be scored once all edits are made."""
+    return list(_cut(method, [case for case in cases if method.group(case) in edits], CHUNK))
+
+
+def scored_after_all(
+    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]
+) -> list[Record]:
+    """Score some cases with all edits in effect.
+
+    Args:
+        lm: The model, unchanged.
+        method: Whose edits they are.
+        cases: Those to score.
+        edits: All edits, by id.
+    """
+    plan = Plan(edits, {case.id: method.group(case) for case in cases})
+    return evaluate(lm, cases, _all_with(plan, joined(edits.values())), method.intent, after="all")
+
+
+def _all_with(plan: Plan, effect: Edit) -> Plan:
+    """The same plan with one edit in effect for every case."""
+    return replace(plan, edits=dict.fromkeys(plan.edits, effect))
+
+
+def _planned(
+    lm: LanguageModel, method: Method, cases: Sequence[Case], seed: int, *, together: bool
+) -> Plan:
+    """Plan; where that fails as a whole, each group by itself, so that one fault fails one edit."""
+    try:
+        return method.plan(lm, cases, seed, together=together)
+    except ValueError as error:
+        groups = _groups(method, cases)
+        if len(groups) == 1:
+            log.warning("no edit: %s", error)
+            return Plan({}, {}, failed={case.id: str(error) for case in cases})
+        return merged([_planned(lm, method, g, seed, together=together) for g in groups.values()])
+
+
+def merged(plans: Sequence[Plan]) -> Plan:
+    """Several plans as one."""
+    return Plan(
+        {name: edit for plan in plans for name, edit in plan.edits.items()},
+        {case: name for plan in plans for case, name in plan.edit_of.items()},
+        tuple(found for plan in plans for found in plan.located),
+        _joined_scores(plans),
+        {case: message for plan in plans for case, message in plan.failed.items()},
+        next((plan.contexts for plan in plans if plan.contexts), ()),
+    )
+
+
+def _joined_scores(plans: Sequence[Plan]) -> dict[str, Any]:
+    scores: dict[str, list[Any]] = {}
+    for plan in plans:
+        for source, rows in plan.attributions.items():
+            scores.setdefault(source, []).append(rows)
+    return {source: torch.cat(rows) for source, rows in scores.items()}
+
+
+def in_effect(
+    edits: Mapping[str, Edit],
+    edit_of: Mapping[str, str],
+    case: str,
+    regime: Regime,
+    edits_per_batch: int | None,
+) -> Edit:
+    """What was in effect when `case` was scored right after its edit.
+
+    Args:
+        edits: A run's edits, by id, in the order in which they were made.
+        edit_of: Every case and the id of its edit, in the order of the run.
+        case: Which case.
+        regime: The run's.
+        edits_per_batch: The run's.
+    """
+    name = edit_of[case]
+    if regime == "single":
+        return edits[name]
+    groups: dict[str, list[str]] = {}
+    for one, edit in edit_of.items():
+        groups.setdefault(edit, []).append(one)
+    size = edits_per_batch or (len(edit_of) if regime == "batch" else 1)
+    batches = list(_batches(groups, size))
+    (at,) = (n for n, batch in enumerate(batches) if name in batch)
+    names = batches[at] if regime == "batch" else [x for batch in batches[: at + 1] for x in batch]
+    return joined(edits[name] for name in names if name in edits)
+
+
+def _cut(method: Method, cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
+    groups = _groups(method, cases)
+    for names in _batches(groups, size):
+        yield [case for name in names for case in groups[name]]
+
+
+def _groups(method: Method, cases: Sequence[Case]) -> dict[str, list[Case]]:
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(method.group(case), []).append(case)
+    return groups
+
+
+def _batches(groups: Mapping[str, Sequence[object]], size: int) -> Iterator[list[str]]:
+    """Names of groups that together have `size` members or just more."""
+    names: list[str] = []
+    for name in groups:
+        names.append(name)
+        if sum(len(groups[one]) for one in names) >= size:
+            yield names
+            names = []
+    if names:
+        yield names

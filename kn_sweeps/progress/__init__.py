@@ -1,0 +1,1 @@
+"""What a long computation tells while it goes on, and what stops it."""

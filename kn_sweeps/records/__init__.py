@@ -1,0 +1,1 @@
+"""What is on disk: run directories, caches, locks, seals and provenance."""

@@ -1,0 +1,92 @@
+"""Fetch what runs need into the caches: models, data and second moments.
+
+    kn-sweeps prefetch model=gpt2_xl method=rome,memit dataset=pararel
+
+takes the overrides of a launch. Submitting to a cluster does it first, whose nodes often have no
+internet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kn_sweeps.config import RunConfig, build
+from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.possible import refuse_impossible
+from kn_sweeps.progress.interruption import check
+
+log = logging.getLogger(__name__)
+
+
+def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Fetch what some runs need.
+
+    Args:
+        configs: Their configs, resolved.
+
+    Raises:
+        ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
+            reason, once.
+    """
+    from kn_sweeps.run import device
+
+    load = LastLoaded()
+    done: set[str] = set()
+    errors: dict[str, None] = {}
+    for config in sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True)):
+        check()
+        settings: RunConfig = build(config, RunConfig)
+        try:
+            if _first(done, config, "model"):
+                log.info("fetching model %s", settings.model.label)
+                settings.model.fetch()
+            if _first(done, config, "model", "dataset", "method"):
+                described = settings.model.described()
+                assert described is not None  # it was fetched
+                refuse_impossible(settings, described)
+                editable = settings.method.changes
+                settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
+            if _takes_statistics(settings.method) and _first(
+                done, config, "model", "dtype", "method"
+            ):
+                lm = load(settings.model, device(settings.device), settings.dtype)
+                settings.method.prepare(lm, settings.seed)
+        except ValueError as error:
+            errors[str(error)] = None
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:
+    """Whether this is the first config with these values."""
+    key = json.dumps([keys, [config[key] for key in keys]], sort_keys=True)
+    return not (key in done or done.add(key))  # type: ignore[func-returns-value]
+
+
+def _takes_statistics(method: Any) -> bool:
+    """Whether a method, or the one it controls, reads texts."""
+    from kn_sweeps.editing.second_moment import TextSource
+
+    values = [getattr(method, field.name) for field in dataclasses.fields(method)]
+    return any(
+        isinstance(value, TextSource)
+        or (dataclasses.is_dataclass(value) and _takes_statistics(value))
+        for value in values
+    )
+
+
+def main() -> None:
+    """Fetch what the runs of some overrides need."""
+    from kn_sweeps.commands.launch import main as launch
+
+    sys.argv[1:] = ["--multirun", "hydra/launcher=prefetch", *sys.argv[1:]]
+    launch()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What makes the tiny models: their grammar, sentences, tokenizers and training."""

@@ -1,0 +1,97 @@
+"""Rows say what plain scoring says, and only what an edit changed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.edits import NeuronScale, RankOne
+from kn_sweeps.evaluation.evaluate import evaluate, scorable
+from kn_sweeps.interventions import applied
+from kn_sweeps.methods.base import Plan
+from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
+from kn_sweeps.models.language_model import LanguageModel
+
+QUERY = Query("The capital of France is ", ".", (15, 21))
+OTHER = Query("The capital of India is ", ".", (15, 20))
+FACT = Case(
+    "f0",
+    "P36",
+    "fact",
+    Probe(QUERY, "Paris", "Rome", "edit"),
+    (QUERY,),
+    (Probe(OTHER, "New Delhi", "New Delhi", "neighbour", "same_relation"),),
+)
+PAIR = Case(
+    "s0",
+    "dna",
+    "syntax",
+    Probe(Query("Ann sees this "), "cat", "cats", "edit"),
+    (),
+    (Probe(Query(""), "Ann sees this cat .", "Ann sees this cats .", "sentence"),),
+)
+
+
+def _plan(lm: LanguageModel) -> Plan:
+    draw = torch.Generator().manual_seed(1)
+    sizes = (lm.architecture.d_ff, lm.architecture.d_model)
+    u, v = (torch.randn(n, generator=draw) for n in sizes)
+    edits = {"a": RankOne(1, u, v), "b": NeuronScale((), 1.0)}
+    return Plan(edits, {"f0": "a", "s0": "b"})
+
+
+def test_a_row_repeats_what_asking_by_hand_says(some_lm: LanguageModel) -> None:
+    plan = _plan(some_lm)
+    rows = evaluate(some_lm, [FACT, PAIR], plan, "replace")
+    assert [(row["case"], row["probe"], row["kind"]) for row in rows] == [
+        *(("f0", 0, "edit"), ("f0", 1, "neighbour"), ("s0", 0, "edit"), ("s0", 1, "sentence")),
+    ]
+    (pre,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
+    with applied(some_lm, plan.edits["a"]):
+        (post,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
+    row = rows[0]
+    for time, reply in (("pre", pre), ("post", post)):
+        assert row[f"{time}_log_prob_old"] == pytest.approx(reply.old.log_prob, abs=1e-5)
+        assert row[f"{time}_log_prob_new"] == pytest.approx(reply.new.log_prob, abs=1e-5)
+        margin = reply.new.log_prob - reply.old.log_prob
+        assert row[f"{time}_margin"] == pytest.approx(margin, abs=1e-5)
+        assert row[f"{time}_answer"] == reply.answer
+    p, q = pre.first_log_probs, post.first_log_probs
+    assert row["kl"] == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
+    assert row["kl"] > 0
+    assert row["subject"] == "France"
+
+
+def test_the_identity_changes_no_column(some_lm: LanguageModel) -> None:
+    for row in evaluate(
+        some_lm, [FACT, PAIR], Plan({"i": NeuronScale((), 1.0)}, {"f0": "i", "s0": "i"}), "erase"
+    ):
+        for name, value in row.items():
+            if name.startswith("pre_"):
+                assert row["post_" + name.removeprefix("pre_")] == value
+        assert row["kl"] == 0 or (math.isnan(row["kl"]) and row["kind"] == "sentence")
+
+
+def test_a_sentence_row_compares_whole_sentences(some_lm: LanguageModel) -> None:
+    row = evaluate(some_lm, [FACT, PAIR], _plan(some_lm), "replace")[-1]
+    good, bad = score_sentences(
+        some_lm, [Sentence("Ann sees this cat ."), Sentence("Ann sees this cats .")]
+    )
+    assert row["pre_margin"] == pytest.approx(bad.log_prob - good.log_prob, abs=1e-5)
+
+
+def test_what_cannot_be_tokenised_is_left_out_by_reason(lm_of) -> None:  # noqa: ANN001
+    lm = lm_of("gpt2")
+    unknown = Case("f1", "P36", "fact", Probe(OTHER, "Delhi", "Xyzzy", "edit"), (OTHER,))
+    probe = Probe(QUERY, "Paris", "", "rephrase")
+    half = Case("f2", "P36", "fact", FACT.edit, (QUERY, OTHER), (probe, *FACT.probes))
+    kept, left_out = scorable(lm, [FACT, unknown, half])
+    assert [case.id for case in kept] == ["f0", "f2"]
+    assert kept[1].probes == FACT.probes
+    assert {reason: len(found) for reason, found in left_out.items()} == {
+        "case: the target is not in the tokenizer's vocabulary": 1,
+        "probe: the target tokenises to nothing": 1,
+    }
