@@ -29,6 +29,10 @@ ROME = (
     *("key_mode=original", "kl_position=subject", "context_lengths=[4,9]"),
     "context_openings=[]",
 )
+PARADIGMS = (
+    *("determiner_noun_agreement_1", "anaphor_number_agreement"),
+    "regular_plural_subject_verb_agreement_1",
+)
 METRICS = "metric=[reliability,generality,locality,probability,localisation]"
 Row = dict[str, object]
 Found = dict[str, set[tuple[int, int]]]
@@ -148,11 +152,10 @@ def main() -> None:
     chosen = parser.parse_args()
     runs = Runs(chosen.model, chosen.results)
     syntax = [
-        *("dataset=blimp", f"dataset.root={official_data(chosen.data, 'blimp')}"),
-        *(
-            "dataset.paradigms=[determiner_noun_agreement_1,anaphor_number_agreement,regular_plural_subject_verb_agreement_1]",
-            f"limit={chosen.limit}",
-        ),
+        "dataset=blimp",
+        f"dataset.root={official_data(chosen.data, 'blimp')}",
+        f"dataset.paradigms=[{','.join(PARADIGMS)}]",
+        f"limit={chosen.limit}",
     ]
     facts = [
         *("dataset=pararel", f"dataset.root={official_data(chosen.data, 'pararel')}"),
