@@ -24,8 +24,9 @@ from kn_sweeps.edits import (
     save_edits,
 )
 from kn_sweeps.interventions import applied, applied_rowwise, merge, neurons_replaced
-from kn_sweeps.models.asking import Question, Reply, Sentence, ask, score_sentences
+from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.reading import Reply
 
 QUESTIONS = [
     Question(Query("The capital of France is ", ".", (15, 21)), "Paris", "Rome"),

@@ -14,16 +14,9 @@ from kn_sweeps.cases import Case, Intent, Probe, Query
 from kn_sweeps.edits import is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.methods.base import Plan
-from kn_sweeps.models.asking import (
-    Changed,
-    Question,
-    Reply,
-    Sentence,
-    TargetScore,
-    ask,
-    score_sentences,
-)
+from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.reading import Changed, Reply, TargetScore
 from kn_sweeps.models.tokenization import UnscorableError
 from kn_sweeps.progress.counting import counting
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kn_sweeps.models.asking import Trunks
+from kn_sweeps.models.causal_asking import Trunks
 from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.language_model import Ids, LanguageModel
 from kn_sweeps.models.stepping import Join, Pass, Recording, Span

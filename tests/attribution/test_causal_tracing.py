@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from kn_sweeps.attribution.causal_tracing import _Tracing, subject_noise, subject_spread, trace
+from kn_sweeps.attribution.causal_tracing import subject_noise, subject_spread, trace
+from kn_sweeps.attribution.restoring import Restoring
 from kn_sweeps.cases import COMPONENTS, Query
 from kn_sweeps.models.language_model import LanguageModel
 from tests.reference.tracing import indirect_effects
@@ -59,17 +60,17 @@ def test_stepping_is_used_where_it_can_be_and_equals_whole_rows(
 ) -> None:
     stepped = trace(any_lm, _prompt(any_lm), **NOISE, max_rows=7)
     calls: list[int] = []
-    original = _Tracing._whole
+    original = Restoring.whole
 
-    def whole(self: _Tracing, *args: Any) -> Any:
+    def whole(self: Restoring, *args: Any) -> Any:
         calls.append(1)
         return original(self, *args)
 
-    monkeypatch.setattr(_Tracing, "_whole", whole)
+    monkeypatch.setattr(Restoring, "whole", whole)
     trace(any_lm, _prompt(any_lm), **NOISE)
     # One call reads the corrupted run itself; GPT-J's blocks cannot be stepped.
     assert (len(calls) > 1) == (any_lm.architecture.model_type == "gptj")
-    monkeypatch.setattr(_Tracing, "_stepped", original)
+    monkeypatch.setattr(Restoring, "stepped", original)
     plain = trace(any_lm, _prompt(any_lm), **NOISE)
     for component in COMPONENTS:
         torch.testing.assert_close(
@@ -77,7 +78,9 @@ def test_stepping_is_used_where_it_can_be_and_equals_whole_rows(
         )
 
 
-def test_an_answer_of_several_tokens_is_traced_as_a_whole(some_lm: LanguageModel) -> None:
+def test_an_answer_of_several_tokens_is_traced_as_a_whole(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt = some_lm.encode(Query("The capital of India is ", " .", (15, 20)), "New Delhi")
     assert len(prompt.target_ids) > 1
     found = trace(some_lm, prompt, **NOISE, components=["state"])
@@ -88,12 +91,9 @@ def test_an_answer_of_several_tokens_is_traced_as_a_whole(some_lm: LanguageModel
     ]
     assert found.clean == pytest.approx(float(torch.tensor(logs).double().sum().exp()), rel=1e-5)
     stepped = found.effects["state"]
-    tracing = _Tracing(some_lm, prompt, 0.5, 0, 3, 10, 512)
-    tracing._stepped = tracing._whole  # type: ignore[method-assign]
-    with torch.no_grad():
-        torch.testing.assert_close(
-            stepped, tracing.run(["state"]).effects["state"], rtol=1e-6, atol=1e-12
-        )
+    monkeypatch.setattr(Restoring, "stepped", Restoring.whole)
+    plain = trace(some_lm, prompt, **NOISE, components=["state"])
+    torch.testing.assert_close(stepped, plain.effects["state"], rtol=1e-6, atol=1e-12)
 
 
 def test_without_noise_nothing_has_an_effect(some_lm: LanguageModel) -> None:
