@@ -19,7 +19,8 @@ from analysis.table import find_runs
 from kn_sweeps.commands import status
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.none import NoEdit
-from kn_sweeps.models.loading import Bundled, LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.progress import interruption
 from kn_sweeps.progress.interruption import Interrupted
 from kn_sweeps.records.status import STATUS
@@ -108,7 +109,7 @@ def test_packed_or_alone_a_run_has_the_same_rows(
 
 def test_a_model_that_was_left_edited_is_loaded_again() -> None:
     load = LastLoaded()
-    model = Bundled(label="tiny_gpt2", rome=None)  # type: ignore[arg-type]
+    model = Bundled(label="tiny_gpt2")
     first = load(model, torch.device("cpu"), "float32")
     assert load(model, torch.device("cpu"), "float32") is first
     first.architecture.mlp_output(0).register_forward_hook(lambda *_: None)

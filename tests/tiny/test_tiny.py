@@ -7,14 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from kn_sweeps.data.sentences import bundled_pairs, fact_sentences
 from kn_sweeps.tiny import train as train_tiny
 from kn_sweeps.tiny.batches import ExampleMaker
-from kn_sweeps.tiny.corpus import (
-    bundled_pairs,
-    fact_sentences,
-    held_out_texts,
-    training_sentences,
-)
+from kn_sweeps.tiny.corpus import held_out_texts, training_sentences
 from kn_sweeps.tiny.measure import REQUIRED, measure
 
 CLASSES = {"tiny_bert": AutoModelForMaskedLM, "tiny_gpt2": AutoModelForCausalLM}
