@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 
 from kn_sweeps.cases import Case, Intent, Probe, Query
-from kn_sweeps.edits import is_identity
+from kn_sweeps.edits import Edit, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.asking import (
     Changed,
@@ -62,25 +62,19 @@ def evaluate(
         case whose edit failed has one row of kind `failed`. Log-probabilities are in nats, KL is
         KL(pre || post) of the answer's first token.
     """
-    # One edit may have many names, where several cases' are in effect at once. What plainly
-    # changes nothing is not asked again: no edit, no change, not even of rounding.
-    edits = list({id(edit): edit for edit in plan.edits.values() if not is_identity(edit)}.values())
-    order = {id(edit): n + 1 for n, edit in enumerate(edits)}
-    number = {name: order.get(id(edit), 0) for name, edit in plan.edits.items()}
-
-    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
-        return applied_rowwise(lm, edits, [row - 1 for row in rows])
-
+    # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
+    edits = {name: None if is_identity(edit) else edit for name, edit in plan.edits.items()}
     asked = {
-        case.id: [(probe, number[plan.edit_of[case.id]]) for probe in case.all_probes]
+        case.id: [(probe, edits[plan.edit_of[case.id]]) for probe in case.all_probes]
         for case in cases
         if case.id not in plan.failed
     }
     probes = [pair for some in asked.values() for pair in some]
     with counting("round of questions", 2) as tell:
-        pre = _ask(lm, [(probe, 0) for probe, _ in probes])
+        pre = _ask(lm, [(probe, None) for probe, _ in probes])
         tell(1)
-        post = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
+        edited = [(probe, edit) for probe, edit in probes if edit is not None]
+        post = _ask(lm, edited, partial(applied_rowwise, lm))
     answers = _Answers({**pre.replies, **post.replies}, {**pre.sentences, **post.sentences})
     rows: list[Record] = []
     for case in cases:
@@ -141,7 +135,7 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
 
 
 def _ask(
-    lm: LanguageModel, probes: Iterable[tuple[Probe, int]], changed: Changed | None = None
+    lm: LanguageModel, probes: Iterable[tuple[Probe, Edit | None]], changed: Changed | None = None
 ) -> _Answers:
     """Ask every distinct question once."""
     questions: dict[Question, None] = {}
@@ -157,7 +151,7 @@ def _ask(
     )
 
 
-def _row(probe: Probe, answers: _Answers, edit: int) -> Record:
+def _row(probe: Probe, answers: _Answers, edit: Edit | None) -> Record:
     row: Record = {
         "kind": probe.kind,
         "group": probe.group,
@@ -169,7 +163,7 @@ def _row(probe: Probe, answers: _Answers, edit: int) -> Record:
         "failure": "",
     }
     if probe.kind == "sentence":
-        for time, state in (("pre", 0), ("post", edit)):
+        for time, state in (("pre", None), ("post", edit)):
             old, new = (answers.sentences[Sentence(s, state)] for s in (probe.old, probe.new))
             row |= _readings(time, old, new, "")
         return {**row, "old_ids": list(old.ids), "new_ids": list(new.ids), "kl": float("nan")}
