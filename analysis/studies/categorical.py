@@ -24,7 +24,8 @@ from analysis.studies.drawing import (
 )
 from kn_sweeps.cases import ProbeKind
 from kn_sweeps.metrics.answers import answered
-from kn_sweeps.metrics.base import Estimate, Results, cluster_bootstrap
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Bootstrap, Estimate
 
 MEASURES = {
     "change": "relative change\nof P(old)",
@@ -60,8 +61,8 @@ def moved(results: Results, kind: ProbeKind) -> dict[str, Estimate]:
     was, still = (answered(rows, when, "old", "exact") for when in ("pre", "post"))
     flipped = np.where(was == 1, 1 - still, np.nan)
     return {
-        "change": cluster_bootstrap(change, rows["edit"]),
-        "flipped": cluster_bootstrap(flipped, rows["edit"]),
+        "change": Bootstrap().mean(change, rows["edit"]),
+        "flipped": Bootstrap().mean(flipped, rows["edit"]),
     }
 
 

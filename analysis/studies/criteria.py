@@ -19,6 +19,7 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
+from kn_sweeps.metrics.quantities import SHARE
 
 SYMMETRY = {
     "reliability": "reliability",
@@ -117,6 +118,6 @@ def _figure(model: str, numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Fi
         for place, (_, row) in zip(at, rows.iterrows(), strict=True):
             axes.text(1.06, place, f"n={row['n']}", fontsize=5, va="center")
     named_rows(axes, list(metrics.values()))
-    axes.set(xlim=(-0.03, 1.03), xlabel="share of probes")
+    axes.set(xlim=(-0.03, 1.03), xlabel=SHARE)
     legend(figure, axes, 2, title=model)
     return figure

@@ -19,7 +19,7 @@ from analysis.studies.drawing import (
     heat,
     method_order,
 )
-from kn_sweeps.metrics.base import cluster_bootstrap
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.locality import unchanged
 
 
@@ -51,7 +51,7 @@ def _numbers(run: Run) -> pd.DataFrame:
     rows = rows.assign(change=change, changed=~unchanged(rows))
     lines = []
     for (source, onto), some in rows.groupby(["source", "group"]):
-        moved = cluster_bootstrap(some["change"], some["edit"], resamples=500)
+        moved = Bootstrap(resamples=500).mean(some["change"], some["edit"])
         lines.append(
             {
                 **about(run),
