@@ -138,7 +138,7 @@ def _figure(model: str, numbers: pd.DataFrame, layers: pd.DataFrame) -> Figure:
         )
         edits = int(rows["edits"].iloc[0])
         panel.set(
-            title=f"{dataset_name(dataset)}: {int(rows['neurons'].sum())} neurons, {edits} edits",
+            title=f"{dataset_name(dataset)}\n{int(rows['neurons'].sum())} neurons, {edits} edits",
             ylabel="share of located neurons",
             ylim=(0, top),
         )

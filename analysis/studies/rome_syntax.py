@@ -13,6 +13,7 @@ from analysis.studies.drawing import (
     PAGE,
     Drawing,
     alone,
+    beside,
     by_model,
     dots,
     legend,
@@ -48,11 +49,10 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(PAGE, 0.19 * len(sources) + 1.0), layout="constrained")
     panels = figure.subplots(1, len(criteria()), sharey=True)
     for panel, criterion in zip(panels, criteria(), strict=True):
-        for n, method in enumerate(methods):
+        for method, offset in beside(methods, widest=0.3).items():
             rows = numbers[(numbers["metric"] == criterion) & (numbers["method"] == method)]
             rows = rows[rows["value"].notna()].drop_duplicates("source")
             at = np.array([sources.index(source) for source in rows["source"]])
-            offset = 0.3 * (n - (len(methods) - 1) / 2)
             dots(panel, rows, at + offset, method=method, label=method)
         panel.set(title=criterion, xlim=(-0.03, 1.03), xlabel=SHARE)
     named_rows(panels[0], [name.replace("_", " ") for name in sources])

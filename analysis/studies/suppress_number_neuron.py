@@ -172,8 +172,8 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     n = int(numbers["n"].max())
     against = "differs from random neurons" if tested.startswith("p_vs") else "changes"
     panels[-1].set_xlabel(
-        f"{len(words)} of 24 modifiers this model can be asked; * {against}, Holm-corrected "
-        f"p < {LEVEL}; intervals over {n} sentences, the neurons given"
+        f"{len(words)} of 24 modifiers this model can be asked; * {against}, "
+        f"Holm-corrected p < {LEVEL};\nintervals over {n} sentences, the neurons given"
     )
     legend(figure, panels[0], title=model)
     return figure
