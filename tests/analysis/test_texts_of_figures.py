@@ -46,7 +46,7 @@ def table(**columns: list[object]) -> pd.DataFrame:
 
 def of_layers() -> Figure:
     rows = table(
-        model=["small", "medium", "large"], metric=forgetting.criteria(), layer=[*range(48)]
+        model=["small", "medium", "large"], metric=forgetting.criteria(), layer=[*range(32)]
     )
     return layers._figure(rows)
 
@@ -64,7 +64,7 @@ def of_categorical() -> Figure:
 
 def of_causal_tracing() -> Figure:
     numbers = table(
-        dataset=["blimp", "pararel"], component=[*COMPONENTS], role=[*ROLES], layer=[*range(48)]
+        dataset=["blimp", "pararel"], component=[*COMPONENTS], role=[*ROLES], layer=[*range(32)]
     )
     return causal_tracing._figure(MODEL, numbers.assign(cases=12345, total_effect=0.5))
 
@@ -94,7 +94,7 @@ def of_determiner_neurons() -> Figure:
 
 
 def of_generalisation() -> Figure:
-    numbers = table(method=[*METHODS[:5]], edited=SOURCES[:20], measured=SOURCES[:20])
+    numbers = table(method=[*METHODS[:3]], edited=SOURCES[:12], measured=SOURCES[:12])
     return generalisation._figure(MODEL, "blimp", numbers)
 
 
