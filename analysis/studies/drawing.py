@@ -170,9 +170,9 @@ def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = Non
     """One legend above all panels, with what they have in common as its title."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    # A letter takes about 0.055 inch; a mark and the gaps beside it as much as nine.
+    # A letter takes about 0.05 inch; a mark and the gaps beside it as much as eight.
     longest = max(map(len, unique), default=0)
-    columns = max(1, min(columns, int(figure.get_figwidth() / (0.055 * (longest + 9)))))
+    columns = max(1, min(columns, int(figure.get_figwidth() / (0.05 * (longest + 8)))))
     figure.legend(
         unique.values(),
         unique,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import pandas as pd
 
 from kn_sweeps.cases import Case
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.metrics.answers import answered
+from kn_sweeps.plans import Plan
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
