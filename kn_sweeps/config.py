@@ -21,6 +21,7 @@ from kn_sweeps.data.base import Dataset
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
@@ -33,7 +34,7 @@ SCHEMA_VERSION = 4
 """Part of every run id: raise it when the same config gives other rows than before."""
 
 CANNOT_CHANGE_ROWS = (
-    *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
+    *("metric", "bootstrap", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
@@ -49,6 +50,8 @@ class RunConfig:
         dataset: Where the cases come from.
         method: How edits are planned.
         metric: What is computed from the rows, by name.
+        bootstrap: How metrics get their intervals; each takes it from here unless it says
+            otherwise.
         measurement: What is measured besides the probes' answers, by name.
         tracker: Where results are reported besides the run directory.
         seed: All randomness comes from it.
@@ -75,6 +78,7 @@ class RunConfig:
     metric: dict[str, Metric]
     tracker: Tracker
     measurement: dict[str, Measurement] = field(default_factory=dict)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"

@@ -29,6 +29,7 @@ from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, 
 from kn_sweeps.evaluation.evaluate import scorable
 from kn_sweeps.evaluation.regimes import STEP_S
 from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
+from kn_sweeps.metrics.catalogue import headlines
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
@@ -347,8 +348,7 @@ def _config_of(directory: RunDirectory, config: Mapping[str, Any]) -> dict[str, 
 
 
 def _headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    shown = ("reliability", "generality", "locality", "pair_accuracy")
-    known = {name: metrics[name]["value"] for name in shown if name in metrics}
+    known = {name: metrics[name]["value"] for name in headlines(metrics)}
     return ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
 
 

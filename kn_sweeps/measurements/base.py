@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import pandas as pd
+
 from kn_sweeps.cases import Case
+from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
 
 if TYPE_CHECKING:
@@ -40,10 +43,7 @@ class Measurement(Protocol):
 
 def known(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """The cases whose old answer the unedited model gives: greedily, or by preference."""
-    return {
-        str(row["case"])
-        for row in rows
-        if row["kind"] == "edit"
-        and row["after"] == "edit"
-        and (row["pre_margin"] < 0 if row["task"] == "syntax" else row["pre_exact_old"] == 1)
-    }
+    edits = pd.DataFrame([row for row in rows if (row["kind"], row["after"]) == ("edit", "edit")])
+    if edits.empty:
+        return set()
+    return {str(case) for case in edits["case"][answered(edits, "pre", "old", "exact") == 1]}
