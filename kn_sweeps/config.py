@@ -200,6 +200,26 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Identifies how each metric is computed from the rows."""
+    return {
+        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
+        for name, node in config["metric"].items()
+    }
+
+
+def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run shown otherwise than another one, by which it was done.
+
+    Args:
+        before: That other config.
+        now: The config.
+    """
+    if now["tracker"]["_target_"].endswith(".NoTracker"):
+        return False
+    return bool(before.get("tracker") != now["tracker"])
+
+
 def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:
     """A config and its model as they stay: a hub's model is named by its commit, not a branch.
 

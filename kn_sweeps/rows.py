@@ -210,8 +210,15 @@ def rows_frame(rows: Sequence[Row] = ()) -> pd.DataFrame:
     return found
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, filters: Any = None
+) -> pd.DataFrame:
     """The rows of a file.
+
+    Args:
+        path: The file.
+        columns: Those to read; None for all.
+        filters: Which rows, as `pyarrow.parquet.read_table` takes it; None for all.
 
     Raises:
         ValueError: If it lacks columns: it is of another version.
@@ -219,12 +226,26 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path)
-    if missing := [one.name for one in COLUMNS if one.name not in found.column_names]:
-        written = (found.schema.metadata or {}).get(b"schema_version", b"an older one").decode()
+    names = [one.name for one in COLUMNS] if columns is None else list(columns)
+    written = pq.read_schema(path)
+    if missing := [name for name in names if name not in written.names]:
+        version = (written.metadata or {}).get(b"schema_version", b"an older one").decode()
         raise ValueError(
-            f"{path} has no column {', '.join(missing)}: its rows are of schema version {written}, "
+            f"{path} has no column {', '.join(missing)}: its rows are of schema version {version}, "
             f"this program reads {SCHEMA_VERSION}; run its config again"
         )
+    found = pq.read_table(path, columns=names, filters=filters)
     rows: pd.DataFrame = found.to_pandas()
     return rows
+
+
+def head_rows(path: Path, rows: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of the first rows of a file, of which no more is read."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    # A batch, not the file: rows may be millions.
+    batches = pq.ParquetFile(path).iter_batches(max(rows, 1), columns=list(columns))
+    first = next(batches, None)
+    values = {} if first is None else first.to_pydict()
+    return pd.DataFrame(values, columns=list(columns)).head(rows)

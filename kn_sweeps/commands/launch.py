@@ -62,7 +62,7 @@ def _launch(config: DictConfig) -> Value:
 
 def _one(resolved: Any) -> Value:
     from kn_sweeps.config import without_models
-    from kn_sweeps.records.results import objective
+    from kn_sweeps.records.summary import objective
     from kn_sweeps.sweeps.launch import launch
     from kn_sweeps.sweeps.submit import Local
 
@@ -162,18 +162,19 @@ def _with_results(options: LaunchConfig, sweeper: str) -> LaunchConfig:
 
 def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
     """What a run returns; what could not be is told."""
-    from kn_sweeps.records.results import objective, read_summary
+    from kn_sweeps.records.run_directory import RunDirectory
+    from kn_sweeps.records.summary import objective
 
     if ended.error is not None:
         return RunFailed(f"run {ended.directory.name} failed")
     if options.objective is None:
         return str(ended.directory)
-    summary = read_summary(ended.directory)
-    if summary is None:
+    directory = RunDirectory(ended.directory)
+    if not directory.done():
         return RunFailed(f"run {ended.directory.name} is not finished")
     try:
         with _explained():
-            return objective(summary, options.objective)
+            return objective(directory.summary(), options.objective)
     except RunFailed:
         return RunFailed(f"run {ended.directory.name} does not have the objective")
 

@@ -253,7 +253,7 @@ def forget(sweep: Path) -> int:
         forget_runs(sweep, failed)
         for run in failed:
             directory = RunDirectory(sweep / run)
-            if not (directory.busy() or directory.chunk(0) is not None or directory.done()):
+            if not (directory.busy() or directory.chunks.get(0) is not None or directory.done()):
                 shutil.rmtree(directory.path, ignore_errors=True)
     return len(failed)
 
@@ -270,7 +270,7 @@ def logs(sweep: Path, name: str) -> None:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
         raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
     (one,) = matching
-    files = [sweep / one.run.id / "run.log"]
+    files = [RunDirectory(sweep / one.run.id).log_path]
     files += [path for suffix in (".out", ".err") for path in _task_logs(one, suffix)]
     for path in files:
         print(f"== {path}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,13 @@ class Metric(ABC):
             resamples=self.resamples,
             seed=self.seed,
         )
+
+
+def measured(metrics: Iterable[Metric], results: Results) -> dict[str, dict[str, Any]]:
+    """Every estimate of some metrics, as a summary has them."""
+    return {
+        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
+    }
 
 
 def cluster_bootstrap(

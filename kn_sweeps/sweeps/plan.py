@@ -12,12 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
-from kn_sweeps.dashboards.reading import read_config
+from kn_sweeps.config import (
+    RunConfig,
+    build,
+    metric_hashes,
+    pinned,
+    run_id,
+    shown_otherwise,
+    without_models,
+)
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model, UnreachableError
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.records.results import metric_hashes, shown_otherwise
+from kn_sweeps.records.integrity import DamagedError
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import FAILED
 from kn_sweeps.sweeps.record import Array, PlannedRun, launches
@@ -179,7 +186,7 @@ def plan(
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
-        sum(RunDirectory(sweep / run.id).begun() for run in todo if not run.config["rerun"]),
+        sum(RunDirectory(sweep / run.id).chunks.any() for run in todo if not run.config["rerun"]),
     )
 
 
@@ -202,12 +209,12 @@ def _skip(
 
 
 def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
-    """Whether a finished run is to have another tracker."""
+    """Whether a finished run is to have another tracker, or its config is to be written again."""
     try:
-        before = read_config(sweep / run.id)
-    except ValueError:
-        return False
-    return "tracker" in before and shown_otherwise(before, run.config)
+        before = RunDirectory(sweep / run.id).config()
+    except (DamagedError, FileNotFoundError):
+        return True
+    return shown_otherwise(before, run.config)
 
 
 def _lacks_metrics(sweep: Path, run: PlannedRun) -> bool:

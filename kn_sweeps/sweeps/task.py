@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kn_sweeps.progress.interruption import STOPPED, Interrupted, check, listening
+from kn_sweeps.progress.saving import how_often_kept
 from kn_sweeps.records.files import about_files, held
 from kn_sweeps.records.provenance import commit
-from kn_sweeps.records.status import failed, how_often_kept, job_id, noted, read_status
+from kn_sweeps.records.status import failed, job_id, noted, read_status
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.record import Launch, PlannedRun

@@ -14,6 +14,7 @@ import torch
 
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.integrity import (
     DamagedError,
     load_tensors,
@@ -98,7 +99,7 @@ def test_a_finished_run_that_is_damaged_is_named_and_computed_again(
     whole = run(config, load).directory
     expected = _rows(whole)
     names = [path.name for path in whole.iterdir() if path.suffix in (".parquet", ".safetensors")]
-    names += ["summary.json", "neurons.json", "contexts.json", "provenance.json", "status.json"]
+    names += ["summary.json", "neurons.json", "provenance.json", "status.json"]
     for name in names * 2:
         for how in DAMAGES:
             caplog.clear()
@@ -135,7 +136,7 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
     load = LastLoaded()
     config = {**config, "regime": regime}
     expected = _rows(run(config, load).directory)
-    original = RunDirectory.add_chunk
+    original = Chunks.add
     added: list[int] = []
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
@@ -144,7 +145,7 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
         if chunk == 1 and stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "add_chunk", stopping)
+    monkeypatch.setattr(Chunks, "add", stopping)
     for n, name in enumerate(["json", "parquet", "edits", "safetensors"] * 3):
         draw, stop = random.Random(n), True
         with pytest.raises(KeyboardInterrupt):

@@ -22,6 +22,7 @@ from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.records import files
 from kn_sweeps.records import status as progress
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.files import LockError, held, holder, is_held, write_text
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import launch_id
@@ -107,7 +108,7 @@ def test_a_rerun_is_done_by_its_launch_and_goes_on_in_it(
     first = run(config, launch="20260101-000000-aaaaaa")
     assert first.computed
     assert not run(config, launch="20260101-000000-aaaaaa").computed
-    original = RunDirectory.add_chunk
+    original = Chunks.add
     added: list[int] = []
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
@@ -116,7 +117,7 @@ def test_a_rerun_is_done_by_its_launch_and_goes_on_in_it(
         if len(added) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "add_chunk", stopping)
+    monkeypatch.setattr(Chunks, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config, launch="20260102-000000-aaaaaa")
     assert run(config, launch="20260102-000000-aaaaaa").computed
