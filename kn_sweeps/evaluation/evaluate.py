@@ -12,7 +12,6 @@ import torch
 from kn_sweeps.cases import Case, Intent, Probe
 from kn_sweeps.edits import is_identity
 from kn_sweeps.interventions import applied_rowwise
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.asking import (
     Changed,
     Question,
@@ -23,6 +22,7 @@ from kn_sweeps.models.asking import (
     score_sentences,
 )
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
 from kn_sweeps.rows import Row
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kn_sweeps.edits import Edit
-    from kn_sweeps.methods.base import Plan
+    from kn_sweeps.plans import Plan
 
 _FILES = (".edits", ".safetensors", ".measured", ".parquet")
 

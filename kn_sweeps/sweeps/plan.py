@@ -22,7 +22,8 @@ from kn_sweeps.config import (
     without_models,
 )
 from kn_sweeps.models.checkpoints import Described
-from kn_sweeps.models.loading import Model, UnreachableError
+from kn_sweeps.models.loading import Model
+from kn_sweeps.models.pretrained import UnreachableError
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.records.integrity import DamagedError
 from kn_sweeps.records.run_directory import RunDirectory
