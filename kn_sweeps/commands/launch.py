@@ -33,7 +33,7 @@ from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.progress.interruption import Interrupted, listening
 from kn_sweeps.records.files import about_files, user_path
 from kn_sweeps.records.provenance import commit
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launch import Ended, Launcher
@@ -98,7 +98,7 @@ def named(overrides: Iterable[str]) -> str:
 
 def launch_composed(
     composed: Sequence[tuple[str, Mapping[str, Any]]],
-    kind: Kind | Literal["prefetch"],
+    kind: LauncherKind | Literal["prefetch"],
     settings: Mapping[str, Any],
     sweeper: str | None = None,
 ) -> list[Value | RunFailed]:

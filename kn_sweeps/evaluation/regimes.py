@@ -22,8 +22,8 @@ from kn_sweeps.evaluation.evaluate import evaluate
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.rows import Row
 from kn_sweeps.plans import Plan
+from kn_sweeps.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kn_sweeps.cases import Case
-from kn_sweeps.rows import Row
 from kn_sweeps.plans import Plan
+from kn_sweeps.rows import Row
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel

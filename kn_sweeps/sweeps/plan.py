@@ -83,7 +83,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What a launch would do.
 
     Attributes:
@@ -144,7 +144,7 @@ def plan(
     *,
     at_once: int | None,
     max_array: int | None,
-) -> Plan:
+) -> LaunchPlan:
     """Decide what to do about some composed configs.
 
     Args:
@@ -180,7 +180,7 @@ def plan(
     rest = sorted((run for run in todo if run.id not in died), key=lambda run: run.id in again)
     size = options.runs_per_task or (-(-len(rest) // at_once) if at_once else len(rest))
     tasks = [*packed(rest, max(1, size), options.pack_by), *((run,) for run in alone)]
-    return Plan(
+    return LaunchPlan(
         sweep,
         tuple(runs),
         tuple(tasks),

@@ -178,7 +178,7 @@ def test_what_fails_before_it_begins_has_failed_with_its_message(
     started = _launched(tmp_path / "s", [made])
     monkeypatch.setattr("kn_sweeps.run.build", lambda *_: exec("def ("))
     with pytest.raises(task.TaskFailedError):
-        task.Task(str(started.folder), 0)()
+        task.NodeTask(str(started.folder), 0)()
     found = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert {one.state for one in found} == {"failed"}
     assert all("SyntaxError" in one.status["error"] for one in found)
@@ -188,7 +188,7 @@ def test_what_fails_before_it_begins_has_failed_with_its_message(
     gone.folder.mkdir(parents=True)
     gone.write()
     with pytest.raises(task.TaskFailedError, match="2 of 2 runs failed"):
-        task.Task(str(gone.folder), 0)()
+        task.NodeTask(str(gone.folder), 0)()
     found = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert all("gone" in one.status["error"] for one in found)
 
@@ -234,7 +234,7 @@ def test_data_that_changed_in_the_meantime_is_said_and_the_new_run_takes_its_pla
     started = _launched(tmp_path / "s", [made])
     write("Italy")
     with pytest.raises(task.TaskFailedError, match="the data or the weights are not those of when"):
-        task.Task(str(started.folder), 0)()
+        task.NodeTask(str(started.folder), 0)()
     (one,) = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert (one.run.id, one.state) == (made[0].id, "failed")
     now = planned(tmp_path / "s", (*QUICK, *place)).runs
