@@ -22,7 +22,6 @@ from transformers import (
 
 from kn_sweeps.models.architecture import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.laws import check_laws
 from tests.servers.hub import HubServer
 from tests.servers.wandb import WandbServer
 
@@ -121,7 +120,6 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
             torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = word_tokenizer(FAMILIES[model_type].kind)
     lm = LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
-    check_laws(lm)
     return lm
 
 
