@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kn_sweeps.cases import Case
-from kn_sweeps.methods.base import edit_probe
+from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded, UnscorableError
 

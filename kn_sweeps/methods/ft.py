@@ -5,26 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from kn_sweeps.cases import Case, Intent
+from kn_sweeps.cases import Case
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
 
 _ENOUGH = 1e-2
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Method):
     """Train the MLP's output projection at `layer` until the model answers `new`.
 
         minimise -log P(new | prompt) by Adam,   |W' - W|_inf <= norm_constraint
@@ -49,9 +50,6 @@ class FineTuning:
     norm_constraint: float | None = 2e-4
     max_edits: int = 8
 
-    intent: ClassVar[Intent] = "replace"
-    changes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         for name in ("steps", "learning_rate", "norm_constraint", "max_edits"):
@@ -59,20 +57,9 @@ class FineTuning:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
-    def group(self, case: Case) -> str:
-        """One edit a case."""
-        return case.id
-
-    def prepare(self, lm: LanguageModel, seed: int) -> None:
-        """Nothing."""
-
+    @override
     def plan(
-        self,
-        lm: LanguageModel,
-        cases: Sequence[Case],
-        seed: int,  # noqa: ARG002
-        *,
-        together: bool = False,
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)

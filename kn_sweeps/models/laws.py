@@ -67,7 +67,7 @@ def _explained(lm: LanguageModel, law: str) -> Iterator[None]:
         what = str(error) if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{lm.name} cannot be used: for the family {lm.architecture.model_type!r} as FAMILIES "
-            f"in kn_sweeps/models/architecture.py has it, this does not hold: {law} {what} (see "
+            f"in kn_sweeps/models/families.py has it, this does not hold: {law} {what} (see "
             "docs/adding.md)"
         ) from error
 
