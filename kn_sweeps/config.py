@@ -26,11 +26,9 @@ from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.row import SCHEMA_VERSION
 
 Regime = Literal["single", "batch", "sequential"]
-
-SCHEMA_VERSION = 4
-"""Part of every run id: raise it when the same config gives other rows than before."""
 
 CANNOT_CHANGE_ROWS = (
     *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),

@@ -25,7 +25,7 @@ from yaml import YAMLError
 
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.cases import Case, LeftOut, LMKind
-from kn_sweeps.config import SCHEMA_VERSION, RunConfig, at_home, build, pinned, run_id
+from kn_sweeps.config import RunConfig, at_home, build, pinned, run_id
 from kn_sweeps.evaluation.evaluate import scorable
 from kn_sweeps.evaluation.regimes import STEP_S
 from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
@@ -45,6 +45,7 @@ from kn_sweeps.records.provenance import Stages, code, commit, environment
 from kn_sweeps.records.results import measured, metric_hashes, results_of, shown_otherwise
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import launch_id, reported
+from kn_sweeps.row import SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

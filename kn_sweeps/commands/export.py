@@ -37,9 +37,9 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     if not directory.done():
         raise ValueError(f"{run_directory} is not the folder of a finished run")
     rows = directory.rows()
-    edit_of = dict(zip(rows["case"], rows["edit"], strict=True))
-    if case not in edit_of:
-        near = get_close_matches(case, edit_of, n=3) or list(edit_of)[:3]
+    cases = list(dict.fromkeys(rows["case"]))
+    if case not in cases:
+        near = get_close_matches(case, cases, n=3) or cases[:3]
         raise ValueError(f"the run has no case {case!r}; it has {', '.join(near)} and others")
     failures = rows[(rows["case"] == case) & (rows["kind"] == "failed")]["failure"]
     if len(failures):
@@ -58,7 +58,7 @@ def export(run_directory: Path, case: str, out: Path) -> None:
             f"{provenance['model_revision']}, this is {lm.revision}"
         )
     about = {"model": lm.name, "revision": lm.revision, "run": run_directory.name, "case": case}
-    merge(lm, in_effect(edits, edit_of, case, settings.regime, settings.edits_per_batch))
+    merge(lm, in_effect(edits, rows, case, settings.regime))
     lm.model.save_pretrained(out)
     lm.tokenizer.save_pretrained(out)
     write_json(out / "edit.json", about)

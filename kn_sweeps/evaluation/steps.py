@@ -15,7 +15,7 @@ from tqdm import tqdm
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
 from kn_sweeps.edits import Edit
-from kn_sweeps.evaluation.regimes import Record, Steps, after_all, scored, scored_after_all
+from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -24,6 +24,7 @@ from kn_sweeps.progress.counting import counted
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.records.naming import headline
 from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,6 +71,7 @@ def edit_and_evaluate(
                     lm,
                     method,
                     step,
+                    step=number,
                     seed=job.settings.seed,
                     regime=regime,
                     before=list(earlier.values()),
@@ -81,9 +83,10 @@ def edit_and_evaluate(
             bar.update(len(step))
             job.told(todo.taken, len(cases))
     if regime == "sequential":
+        last = number - 1
         for rest in counted(after_all(method, cases, earlier), "round after all edits"):
             if directory.chunk(number) is None:
-                compute = partial(_after_all, lm, method, rest, earlier)
+                compute = partial(_after_all, lm, method, rest, earlier, last)
                 _add_chunk(job, number, (len(cases), rest), lm, compute, {})
             number += 1
     return number
@@ -110,7 +113,7 @@ def _add_chunk(
     number: int,
     cases: tuple[int, Sequence[Case]],
     lm: LanguageModel,
-    compute: Callable[[], tuple[Plan, list[Record]]],
+    compute: Callable[[], tuple[Plan, list[Row]]],
     measures: Mapping[str, Measure],
 ) -> None:
     """Compute a step and save it; `cases` are its own, behind the number of those before it."""
@@ -127,9 +130,9 @@ def _add_chunk(
 
 
 def _after_all(
-    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]
-) -> tuple[Plan, list[Record]]:
-    return NOTHING, scored_after_all(lm, method, cases, edits)
+    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit], step: int
+) -> tuple[Plan, list[Row]]:
+    return NOTHING, scored_after_all(lm, method, cases, edits, step=step)
 
 
 def _say_what_is_there(job: Job, cases: int) -> None:

@@ -39,6 +39,7 @@ from kn_sweeps.records.integrity import (
     write_sealed,
 )
 from kn_sweeps.records.status import kept
+from kn_sweeps.row import Row, join_rows, read_rows, write_rows
 
 # Reading results takes no model library: what writes or reads edits imports it.
 if TYPE_CHECKING:
@@ -185,9 +186,9 @@ class RunDirectory:
     def add_chunk(
         self,
         chunk: int,
-        rows: Sequence[Record],
+        rows: Sequence[Row],
         plan: Plan,
-        measured: Mapping[str, Sequence[Record]] | None = None,
+        measured: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
         **about: Any,
     ) -> None:
         """Save a finished chunk.
@@ -207,7 +208,7 @@ class RunDirectory:
         write_atomically(self._part(chunk, "safetensors"), lambda p: save_file(scores, p))
         for name, records in (measured or {}).items():
             _write_frame(self._part(chunk, f"{name}.measured"), pd.DataFrame(list(records)))
-        _write_frame(self._part(chunk, "parquet"), pd.DataFrame.from_records(list(rows)))
+        write_atomically(self._part(chunk, "parquet"), lambda at: write_rows(at, rows))
         files = [p for p in self._parts.glob(f"{chunk:06d}.*") if p.suffix in _PARTS]
         record = {
             **about,
@@ -241,8 +242,6 @@ class RunDirectory:
         """
         from kn_sweeps.edits import load_edits, save_edits
 
-        frames = [pd.read_parquet(self._part(i, "parquet")) for i in range(chunks)]
-        rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
         about = [read_sealed(self._part(i, "json")) for i in range(chunks)]
         located = [found for one in about for found in one["located"]]
         contexts: list[str] = next((one["contexts"] for one in about if one["contexts"]), [])
@@ -271,7 +270,8 @@ class RunDirectory:
             _write_frame(
                 self._measurements / f"{name}.parquet", pd.concat(frames, ignore_index=True)
             )
-        _write_frame(self.path / "rows.parquet", rows)
+        parts = [self._part(i, "parquet") for i in range(chunks)]
+        write_atomically(self.path / "rows.parquet", lambda at: join_rows(at, parts))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Mark the run as done."""
@@ -289,7 +289,7 @@ class RunDirectory:
         Raises:
             DamagedError: If they are not what was written, as all that reads a finished run.
         """
-        return pd.read_parquet(self._verified("rows.parquet"))
+        return read_rows(self._verified("rows.parquet"))
 
     def measurements(self) -> dict[str, pd.DataFrame]:
         """What was measured beside the rows, by name."""
