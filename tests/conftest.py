@@ -119,8 +119,7 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
         if parameter.dim() > 1 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     tokenizer = word_tokenizer(FAMILIES[model_type].kind)
-    lm = LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
-    return lm
+    return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
 
 
 _WINDOWED = {

@@ -58,7 +58,7 @@ def edit_and_evaluate(
     method, regime, directory = job.settings.method, job.settings.regime, job.directory
     _say_what_is_there(job, len(cases))
     method.prepare(lm, job.settings.seed)
-    todo = Steps(method, cases, regime, job.settings.edits_per_batch, job.step_s)
+    todo = Steps(method.group, cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
     number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:

@@ -57,8 +57,7 @@ def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
 def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     """The same weights in another precision."""
     model = copy.deepcopy(lm.model).to(dtype)
-    single = LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
-    return single
+    return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
 
 
 def _interrupted(lm: LanguageModel) -> None:
