@@ -97,7 +97,7 @@ def test_a_tilde_is_the_home_directory_wherever_a_path_is_taken(
     for folder in folders:
         (home / "facts" / folder.name).symlink_to(folder)
     (home / "model").symlink_to(ROOT / "kn_sweeps/tiny/weights/tiny_gpt2")
-    pretrained = ["model=gpt2", "model.name=~/model", "model.layers=null", "model.rome.layer=0"]
+    pretrained = ["model=gpt2", "model.name=~/model", "model.layers=null"]
     arguments = [*QUICK, *pretrained, "dataset.root=~/facts", "results_dir=~/results"]
     for more in ([], ["-m", "seed=1"]):
         heavy, printed = imported_by(tmp_path, "launch", *more, *arguments)

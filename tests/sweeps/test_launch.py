@@ -109,7 +109,7 @@ def test_packed_or_alone_a_run_has_the_same_rows(
 
 def test_a_model_that_was_left_edited_is_loaded_again() -> None:
     load = LastLoaded()
-    model = Bundled(label="tiny_gpt2", rome=None)  # type: ignore[arg-type]
+    model = Bundled(label="tiny_gpt2")
     first = load(model, torch.device("cpu"), "float32")
     assert load(model, torch.device("cpu"), "float32") is first
     first.architecture.mlp_output(0).register_forward_hook(lambda *_: None)
