@@ -16,7 +16,7 @@ from torch import Tensor
 from kn_sweeps.attribution import causal_tracing
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.attribution.integrated_gradients import Attribution
-from kn_sweeps.cases import COMPONENTS, Case, Component, edit_probe
+from kn_sweeps.cases import Case, Component, edit_probe
 from kn_sweeps.measurements.tracing import Tracing
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
