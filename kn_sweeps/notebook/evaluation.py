@@ -36,8 +36,8 @@ def top(lm: LanguageModel, prompt: Case | Query | str, k: int = 5) -> pd.DataFra
         k: How many.
 
     Returns:
-        By rank from 1: `token`, the answer's first, as text; its `probability`; and, of a case,
-        whether it begins its `old` or `new` answer (`answer`).
+        By rank from 1: `token`, the answer's first, as text with its blanks as ␣; its
+        `probability`; and, of a case, whether it begins its `old` or `new` answer (`answer`).
 
     Raises:
         ValueError: If the prompt cannot be tokenised.
@@ -51,7 +51,7 @@ def top(lm: LanguageModel, prompt: Case | Query | str, k: int = 5) -> pd.DataFra
     found = lm.log_probs(lm.batch([ids]), [0], [at])[0].exp().topk(k)
     tokens = found.indices.tolist()
     table: dict[str, list[Any]] = {
-        "token": [lm.tokenizer.decode([token]).strip() for token in tokens],
+        "token": [lm.tokenizer.decode([token]).replace(" ", "␣") for token in tokens],
         "probability": found.values.tolist(),
     }
     if isinstance(prompt, Case) and prompt.edit is not None:

@@ -77,23 +77,18 @@ class Attributed(Shown):
         )
 
     def plot(self) -> Figure:
-        """A heat map of layers and neurons, with the neurons that add most named."""
+        """A heat map of layers and neurons, with the five that add most marked and named."""
         scores = self.scores.numpy()
-        figure = Picture(figsize=(6.5, 0.9 + 0.14 * len(scores)), layout="constrained")
+        figure = Picture(figsize=(6.5, max(2.4, 1 + 0.1 * len(scores))), layout="constrained")
         axes = figure.subplots()
-        limit = max(float(np.abs(scores).max()), 1e-12)
-        image = axes.imshow(
-            scores, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest"
-        )
-        for layer, neuron, _ in _rows(self.neurons(3)):
-            axes.annotate(
-                f"{neuron}", (neuron, layer), (3, 0), textcoords="offset points", va="center",
-                fontsize=7,
-            )  # fmt: skip
-        axes.set_yticks(_some(len(scores)), [str(layer) for layer in _some(len(scores))])
+        image = axes.imshow(scores, **_colours(float(np.abs(scores).max())))
+        best = self.neurons(5)
+        axes.scatter(best["neuron"], best["layer"], s=60, facecolors="none", edgecolors="black")
+        named = ", ".join(f"({layer}, {neuron})" for layer, neuron, _ in _rows(best))
+        axes.set_title(_plain(f"{self.text}  {self.answer}\nmost: {named}"), fontsize=9)
+        axes.set_yticks(_some(len(scores)))
         axes.set(xlabel="neuron", ylabel="layer")
-        axes.set_title(f"{self.text} {self.answer}".replace("$", r"\$"), fontsize=9)
-        figure.colorbar(image, ax=axes, label="adds to the probability")
+        figure.colorbar(image, ax=axes, label=_plain(f"adds to P({self.answer})"))
         return figure
 
 
@@ -140,20 +135,16 @@ class Traced(Shown):
         panels = len(self.found.effects)
         size = (2.2 * panels + 1.6, 1.1 + 0.2 * len(self.tokens))
         figure = Picture(figsize=size, layout="constrained")
-        limit = max(*(float(one.abs().max()) for one in self.found.effects.values()), 1e-12)
+        largest = max(float(one.abs().max()) for one in self.found.effects.values())
         line = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
         for axes, component in zip(line, self.found.effects, strict=True):
             values = self.table(component).to_numpy()
-            image = axes.imshow(
-                values, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit,
-                interpolation="nearest",
-            )  # fmt: skip
+            image = axes.imshow(values, **_colours(largest))
             axes.set_title(_TITLES[component], fontsize=9)
             axes.set_xticks(_some(values.shape[1]))
             axes.set_xlabel("layer")
-        names = [token.replace("$", r"\$") for token in self.tokens]
-        line[0].set_yticks(range(len(names)), names)
-        figure.colorbar(image, ax=list(line), label=f"adds to P({self.answer})")
+        line[0].set_yticks(range(len(self.tokens)), [_plain(token) for token in self.tokens])
+        figure.colorbar(image, ax=list(line), label=_plain(f"adds to P({self.answer})"))
         return figure
 
 
@@ -236,6 +227,18 @@ def _named(lm: LanguageModel, prompt: Encoded, ids: Sequence[int]) -> tuple[str,
 
 def _rows(table: pd.DataFrame) -> list[tuple[int, int, float]]:
     return [tuple(row) for row in table.itertuples(index=False, name=None)]
+
+
+def _colours(largest: float) -> dict[str, Any]:
+    """How a matrix is drawn whose values have signs."""
+    limit = max(largest, 1e-12)
+    scale = {"vmin": -limit, "vmax": limit, "cmap": "PuOr_r"}
+    return {"aspect": "auto", "interpolation": "nearest", **scale}
+
+
+def _plain(text: str) -> str:
+    """Text that is not read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _some(count: int) -> list[int]:

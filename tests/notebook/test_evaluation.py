@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 
 import kn_sweeps as kn
 from kn_sweeps.config import build
@@ -144,9 +143,10 @@ def _no_subject() -> Any:
 
 @pytest.mark.parametrize("which", ["tiny", "tiny_bert"])
 def test_the_top_is_what_the_model_answers_with_edits_in_effect(
-    which: str, request: pytest.FixtureRequest, capital: kn.Case
+    which: str, request: pytest.FixtureRequest
 ) -> None:
     lm = request.getfixturevalue(which)
+    capital = kn.fact("The capital of {} is ___.", "France", old="Paris", new="Rome")
     before = kn.top(lm, capital)
     assert list(before.index) == [1, 2, 3, 4, 5]
     assert before["probability"].is_monotonic_decreasing
@@ -196,8 +196,7 @@ def test_a_pair_goes_through_the_same_door(tiny: kn.LanguageModel) -> None:
         trigger="waiter",
         paradigm="anaphor_gender_agreement",
     )
-    with torch.no_grad():
-        found = kn.evaluate(tiny, pair, kn.Rome.for_model(tiny).plan(tiny, [pair]))
+    found = kn.evaluate(tiny, pair, kn.Rome.for_model(tiny).plan(tiny, [pair]))
     assert list(found.rows["kind"]) == ["edit", "sentence"]
     assert {"flip_rate", "effect_size", "pair_accuracy"} <= set(found.metrics().index)
     assert "sentence" in repr(found)

@@ -58,7 +58,7 @@ def test_pictures_show_themselves_in_a_notebook(tiny: kn.LanguageModel, capital:
         ("attribute", {"answer": "both"}, "answer='both'; choose from old, new"),
         ("attribute", {"kind": "shap"}, "kind='shap'"),
         ("attribute", {"nodes": 3}, "unknown key nodes"),
-        ("trace", {"samples": 0}, "samples, window and max_rows must be at least 1"),
+        ("trace", {"samples": 0}, "samples must be at least 1, got 0"),
         ("trace", {"component": ["mlp"]}, r"unknown key component \(did you mean components\?\)"),
         ("trace", {"components": "mlp"}, r"expected a list; write components=\[mlp\]"),
     ],

@@ -87,7 +87,7 @@ def test_a_model_is_a_preset_or_a_folder(tiny: kn.LanguageModel) -> None:
     folder = kn.load(WEIGHTS / "tiny_gpt2")
     assert (folder.name, folder.revision) == ("tiny_gpt2", tiny.revision)
     assert kn.load(str(WEIGHTS / "tiny_gpt2"), dtype="bfloat16").model.dtype == torch.bfloat16
-    assert kn.load("tiny_gpt2", start_token="[BOS]").start_token == "[BOS]"
+    assert kn.load("tiny_gpt2", start_token="<|endoftext|>").start_token == "<|endoftext|>"
 
 
 @pytest.mark.parametrize(
