@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
+from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
@@ -63,7 +64,7 @@ class FineTuning(Method):
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)
-        requests, failed = requests_of(lm, cases, [""], subject=False)
+        requests, failed = requests_of(lm, cases, [""], subject=False, essence=False)
         edits: dict[str, Edit] = {}
         size = len(requests) if together else lm.fitting(self.max_edits)
         for start in counted(range(0, len(requests), size or 1), "batch of edits"):
@@ -90,33 +91,27 @@ class FineTuning(Method):
             torch.zeros(shape, dtype=wide, device=lm.device, requires_grad=True)
             for _ in sorted(set(owners))
         ]
-        adam = torch.optim.Adam(changes, lr=self.learning_rate)
-        failed: dict[str, str] = {}
-        going = list(range(len(changes)))
-        for step in counted(range(self.steps), "training step"):
-            losses = batch.losses(changes)
-            stay = []
-            for owner in going:
-                loss = losses[owner].item()
-                if not math.isfinite(loss):
-                    for n, request in enumerate(requests):
-                        if owners[n] == owner:
-                            message = f"the loss became {loss} at step {step}"
-                            failed[request.case] = f"case {request.case}: {message}"
-                elif loss >= _ENOUGH:
-                    stay.append(owner)
-            if not stay:
-                break
-            going = stay
-            gradients = torch.autograd.grad(losses[stay].sum(), [changes[n] for n in stay])
-            adam.zero_grad()  # what has stopped has no gradient, and Adam leaves it alone
-            for owner, gradient in zip(stay, gradients, strict=True):
-                changes[owner].grad = gradient
-            adam.step()
+
+        def constrain(owners: Sequence[int]) -> None:
             if self.norm_constraint is not None:
                 with torch.no_grad():
-                    for change in changes:
-                        change.clamp_(-self.norm_constraint, self.norm_constraint)
+                    for owner in owners:
+                        changes[owner].clamp_(-self.norm_constraint, self.norm_constraint)
+
+        diverged = descend(
+            changes,
+            partial(batch.losses, changes),
+            constrain,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            enough=_ENOUGH,
+            told="training step",
+        )
+        failed = {
+            request.case: f"case {request.case}: {diverged[owner]}"
+            for owner, request in zip(owners, requests, strict=True)
+            if owner in diverged
+        }
         return [change.detach() for change in changes], failed
 
 
@@ -141,8 +136,8 @@ class _Rows:
         ]
         self._at, self._positions, self._tokens, self._of, self._weights = zip(*reads, strict=True)
 
-    def losses(self, changes: Sequence[Tensor]) -> Float[Tensor, " owners"]:
-        """Mean -log P of every owner's answers."""
+    def losses(self, changes: Sequence[Tensor], going: Sequence[int]) -> Float[Tensor, " going"]:
+        """Mean -log P of the answers of some owners; all are read, so that batches stay alike."""
 
         def add(neurons: Tensor, output: Tensor) -> Tensor:
             changed = output.clone()
@@ -155,8 +150,9 @@ class _Rows:
         hook: dict[int, Callable[[Tensor, Tensor], Tensor]] = {self._layer: add}
         with outputs_replaced(self._lm, hook):
             hidden = self._lm.hidden(self._batch)[list(self._at), list(self._positions)]
-        log_probs = at_least_float32(self._lm.architecture.head(hidden)).log_softmax(-1)
+        log_probs = self._lm.predicted(hidden)
         gold = log_probs[range(len(self._tokens)), list(self._tokens)]
         terms = -gold * gold.new_tensor(self._weights)
         zeros = terms.new_zeros(len(changes))
-        return zeros.index_add(0, torch.tensor(self._of, device=zeros.device), terms)
+        every = zeros.index_add(0, torch.tensor(self._of, device=zeros.device), terms)
+        return every[list(going)]

@@ -123,7 +123,7 @@ class Memit(Method):
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)
         contexts = self.sampled(lm, seed)
-        requests, failed = requests_of(lm, cases, contexts)
+        requests, failed = requests_of(lm, cases, contexts, essence=self.kl_factor > 0)
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages
         kept = [request for request in requests if request.case in values]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -9,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from kn_sweeps.cases import LMKind
 from kn_sweeps.models.families import family_of
+from kn_sweeps.models.hooks import Hooks, first_of
 
 
 class Architecture:
@@ -75,8 +78,22 @@ class Architecture:
         bias = getattr(self.mlp_output(layer), "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
-    def post_norm(self, layer: int) -> nn.Module | None:
-        """The norm between `layer`'s sum of residual and MLP output and its block's output."""
+    def watch_sum(self, hooks: Hooks, layer: int, keep: Callable[[Tensor], None]) -> None:
+        """Let `keep` see what `layer`'s MLP output was added to and gave, (batch, seq, d_model).
+
+        It is the block's output, or what the norm gets that follows the sum.
+        """
+        if (norm := self._post_norm(layer)) is None:
+            hooks.on_output(self.blocks[layer], lambda _m, _args, output: keep(first_of(output)))
+        else:
+            hooks.on_input(norm, lambda _m, args: keep(args[0]))
+
+    def from_sum(self, layer: int, sums: Float[Tensor, "... d_model"]) -> Tensor:
+        """`layer`'s block output, of what its MLP output was added to and gave."""
+        norm = self._post_norm(layer)
+        return sums if norm is None else norm(sums)
+
+    def _post_norm(self, layer: int) -> nn.Module | None:
         path = self._family.post_norm
         return None if path is None else self.blocks[layer].get_submodule(path)
 
