@@ -191,9 +191,9 @@ def test_a_top_that_cannot_be_asked_is_refused(
 
 def test_a_pair_goes_through_the_same_door(tiny: kn.LanguageModel) -> None:
     pair = kn.pair(
-        "The waiter praised himself.",
-        "The waiter praised herself.",
-        trigger="waiter",
+        "Julia defended herself.",
+        "Julia defended himself.",
+        trigger="Julia",
         paradigm="anaphor_gender_agreement",
     )
     found = kn.evaluate(tiny, pair, kn.Rome.for_model(tiny).plan(tiny, [pair]))

@@ -30,7 +30,7 @@ def _somewhere_with_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def _run_as_printed(text: str) -> None:
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     test = doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0)
-    assert len(test.examples) > 5
+    assert len(test.examples) > 4
     told: list[str] = []
     failed = doctest.DocTestRunner(optionflags=options).run(test, out=told.append).failed
     assert not failed, "".join(told)
@@ -39,6 +39,11 @@ def _run_as_printed(text: str) -> None:
 @pytest.mark.usefixtures("_somewhere_with_results")
 def test_the_page_prints_what_it_says() -> None:
     _run_as_printed(PAGE.read_text(encoding="utf-8").split(REAL)[0])
+
+
+def test_the_readme_prints_what_it_says() -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    _run_as_printed(text.split("## From Python")[1].split("## ")[0])
 
 
 @pytest.mark.slow
