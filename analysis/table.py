@@ -269,23 +269,36 @@ def markdown(summaries: Sequence[Summary]) -> str:
     return "\n".join([table, "".join(meanings)]) if meanings else table
 
 
-def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All metrics as CSV: `NAME`, `NAME_low`, `NAME_high` and `NAME_n` for each.
+def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """One row a run: what names it, and `NAME`, `NAME_low`, `NAME_high`, `NAME_n` for each metric.
 
-    What a run does not have is an empty cell; see `unevaluated` for texts.
+    What a run does not have is None.
     """
     columns = ["run_id", "sweep", *IDENTITY, "seed"]
     telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
-    metrics = [(name, part) for name in metric_names(summaries) for part in parts]
+    rows = []
+    for s in summaries:
+        told = {c: None if (found := identity(s, c)) == ABSENT else found for c in telling}
+        numbers = {
+            name + parts[part]: s["metrics"].get(name, {}).get(part)
+            for name in metric_names(summaries)
+            for part in parts
+        }
+        rows.append({**{c: s[c] for c in columns}, **told, **numbers})
+    return rows
+
+
+def comma_separated(summaries: Sequence[Summary]) -> str:
+    """All metrics as CSV: the cells of `in_columns`, an empty one for None.
+
+    See `unevaluated` for texts.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = columns + telling + [name + parts[part] for name, part in metrics]
-    writer.writerow(map(unevaluated, head))
-    for s in summaries:
-        numbers = [s["metrics"].get(name, {}).get(part) for name, part in metrics]
-        told = ["" if (found := identity(s, c)) == ABSENT else found for c in telling]
-        writer.writerow([*map(unevaluated, [s[c] for c in columns] + told), *numbers])
+    rows = in_columns(summaries)
+    writer.writerow(map(unevaluated, rows[0]))
+    writer.writerows(map(unevaluated, row.values()) for row in rows)
     return text.getvalue()
 
 

@@ -43,7 +43,7 @@ from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 from tests.reference import rome as reference
 from tests.reference.scoring import causal_greedy, causal_log_prob
 

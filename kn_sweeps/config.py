@@ -27,7 +27,7 @@ from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.folders import sweep_folder
-from kn_sweeps.rows import SCHEMA_VERSION
+from kn_sweeps.row import SCHEMA_VERSION
 
 Regime = Literal["single", "batch", "sequential"]
 

@@ -24,7 +24,7 @@ from kn_sweeps.models.asking import (
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 
 class _Said(NamedTuple):

@@ -9,7 +9,7 @@ scored again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,9 @@ CHUNK = 16
 
 STEP_S = 300.0
 """Seconds a step should take at most: what is lost when a process is stopped."""
+
+Group = Callable[[Case], str]
+"""The id of the edit that covers a case."""
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +51,14 @@ class Steps:
 
     def __init__(
         self,
-        method: Method,
+        group: Group,
         cases: Sequence[Case],
         regime: Regime,
         edits_per_batch: int | None,
         step_s: float = STEP_S,
     ) -> None:
-        """Begin with the first."""
-        self._left = list(_groups(method, cases).values())[::-1]
+        """Begin with the first; cases of one `group` stay together."""
+        self._left = list(_groups(group, cases).values())[::-1]
         self._single, self._step_s = regime == "single", step_s
         whole = {"single": CHUNK, "batch": len(cases), "sequential": 1}[regime]
         self._size = edits_per_batch or whole
@@ -167,10 +170,11 @@ def _planned(
     try:
         return method.plan(lm, cases, seed, together=together)
     except ValueError as error:
-        groups = _groups(method, cases)
+        groups = _groups(method.group, cases)
         if len(groups) == 1:
             log.warning("no edit: %s", error)
-            return Plan({}, {}, failed={case.id: str(error) for case in cases})
+            failed = {case.id: str(error) for case in cases}
+            return Plan({}, {}, failed=failed, intent=method.intent)
         return merged([_planned(lm, method, g, seed, together=together) for g in groups.values()])
 
 
@@ -183,6 +187,7 @@ def merged(plans: Sequence[Plan]) -> Plan:
         _joined_scores(plans),
         {case: message for plan in plans for case, message in plan.failed.items()},
         next((plan.contexts for plan in plans if plan.contexts), ()),
+        plans[0].intent,
     )
 
 
@@ -213,15 +218,15 @@ def in_effect(edits: Mapping[str, Edit], rows: pd.DataFrame, case: str, regime: 
 
 
 def _cut(method: Method, cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
-    groups = _groups(method, cases)
+    groups = _groups(method.group, cases)
     for names in _batches(groups, size):
         yield [case for name in names for case in groups[name]]
 
 
-def _groups(method: Method, cases: Sequence[Case]) -> dict[str, list[Case]]:
+def _groups(group: Group, cases: Sequence[Case]) -> dict[str, list[Case]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
-        groups.setdefault(method.group(case), []).append(case)
+        groups.setdefault(group(case), []).append(case)
     return groups
 
 

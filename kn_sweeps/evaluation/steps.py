@@ -25,7 +25,7 @@ from kn_sweeps.progress.interruption import check
 from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.naming import headline
 from kn_sweeps.records.run_directory import RunDirectory
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def edit_and_evaluate(
     method, regime, chunks = job.settings.method, job.settings.regime, job.directory.chunks
     _say_what_is_there(job, len(cases))
     method.prepare(lm, job.settings.seed)
-    todo = Steps(method, cases, regime, job.settings.edits_per_batch, job.step_s)
+    todo = Steps(method.group, cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
     number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:

@@ -10,7 +10,7 @@ import pandas as pd
 from kn_sweeps.cases import Case
 from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel

@@ -15,7 +15,7 @@ from kn_sweeps.edits import NeuronScale
 from kn_sweeps.measurements.base import Finding, Measure
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
-from kn_sweeps.rows import Row
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from kn_sweeps.records.integrity import (
     verify,
     write_sealed,
 )
-from kn_sweeps.rows import Row, read_rows, write_rows
+from kn_sweeps.row import Row, read_rows, write_rows
 
 # Whether a run has chunks is asked by what loads neither tables nor models.
 if TYPE_CHECKING:

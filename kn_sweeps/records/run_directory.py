@@ -33,7 +33,7 @@ from kn_sweeps.records.integrity import (
     verify,
     write_sealed,
 )
-from kn_sweeps.rows import head_rows, join_rows, read_rows
+from kn_sweeps.row import head_rows, join_rows, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from kn_sweeps.metrics.catalogue import headlines
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.records.naming import module_name
-from kn_sweeps.rows import SCHEMA_VERSION
+from kn_sweeps.row import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from kn_sweeps.config import RunConfig

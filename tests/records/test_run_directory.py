@@ -19,7 +19,7 @@ READERS = [
         f"kn_sweeps.records.{path.stem}"
         for path in (ROOT / "kn_sweeps" / "records").glob("[a-z]*.py")
     ),
-    *("kn_sweeps.rows", "analysis.table", "analysis.report", "kn_sweeps.commands.status"),
+    *("kn_sweeps.row", "analysis.table", "analysis.report", "kn_sweeps.commands.status"),
 ]
 
 
@@ -65,4 +65,4 @@ def test_a_run_directory_is_named_without_a_library_of_tables(
     imported: dict[str, set[str]],
 ) -> None:
     assert imported["kn_sweeps.records.run_directory"] == set()
-    assert imported["kn_sweeps.rows"] == set()
+    assert imported["kn_sweeps.row"] == set()

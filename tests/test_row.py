@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kn_sweeps import rows as module
-from kn_sweeps.rows import (
+from kn_sweeps import row as module
+from kn_sweeps.row import (
     COLUMNS,
     SCHEMA_VERSION,
     Reading,
