@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kn_sweeps.models.architecture import FAMILIES
+from kn_sweeps.models.families import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
 from tests.servers.hub import HubServer

@@ -174,7 +174,7 @@ class _Optimisation:
         self._sizes = at_least_float32(size_of[bare]).norm(dim=1)
         with torch.no_grad():
             before = self._runner.before(self._rows.essences)
-            self._before = self._log_probs(before) if self._rows.essences else before
+            self._before = self._lm.predicted(before) if self._rows.essences else before
 
     def run(self) -> tuple[dict[str, Value], dict[str, str]]:
         """Optimise; see `optimised`."""
@@ -221,8 +221,8 @@ class _Optimisation:
                 zeros = torch.zeros(
                     len(rows), self._lm.architecture.d_model, device=self._lm.device
                 )
-                found = self._log_probs(runner.hidden(rows, zeros, places))
-                expected = self._log_probs(runner.before(places))
+                found = self._lm.predicted(runner.hidden(rows, zeros, places))
+                expected = self._lm.predicted(runner.before(places))
             tolerance = 4 * math.sqrt(torch.finfo(self._lm.model.dtype).eps)
             if not torch.allclose(found.exp(), expected.exp(), atol=tolerance):
                 raise CannotStepError("stepping does not give the model's own probabilities")
@@ -242,7 +242,7 @@ class _Optimisation:
         stacked = torch.stack([deltas[n] for n in going])
         places = [(row, position) for row, position, _, _ in golds] + essences
         hidden = self._runner.hidden(rows, stacked[[number[owners[row]] for row in rows]], places)
-        log_probs = self._log_probs(hidden)
+        log_probs = self._lm.predicted(hidden)
         gold = log_probs[range(len(golds)), [token for _, _, token, _ in golds]]
         weights = gold.new_tensor([weight for _, _, _, weight in golds])
         now = log_probs[len(golds) :]
@@ -253,9 +253,6 @@ class _Optimisation:
         at = torch.tensor(of, device=decay.device)
         losses: Tensor = decay.index_add(0, at, terms.to(decay.dtype))
         return losses
-
-    def _log_probs(self, hidden: Tensor) -> Float[Tensor, "reads vocab"]:
-        return at_least_float32(self._lm.architecture.head(hidden)).log_softmax(-1)
 
     @torch.no_grad()
     def _clamp(self, deltas: Sequence[Tensor], numbers: Sequence[int]) -> None:

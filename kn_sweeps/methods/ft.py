@@ -168,7 +168,7 @@ class _Rows:
         hook: dict[int, Callable[[Tensor, Tensor], Tensor]] = {self._layer: add}
         with outputs_replaced(self._lm, hook):
             hidden = self._lm.hidden(self._batch)[list(self._at), list(self._positions)]
-        log_probs = at_least_float32(self._lm.architecture.head(hidden)).log_softmax(-1)
+        log_probs = self._lm.predicted(hidden)
         gold = log_probs[range(len(self._tokens)), list(self._tokens)]
         terms = -gold * gold.new_tensor(self._weights)
         zeros = terms.new_zeros(len(changes))

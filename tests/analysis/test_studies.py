@@ -19,7 +19,7 @@ from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
 from kn_sweeps.commands.launch import CONF
 from kn_sweeps.metrics.significance import paired_test
-from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.run import run
 from tests.test_config import composed
 

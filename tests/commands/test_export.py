@@ -13,7 +13,8 @@ from transformers import AutoModel
 from kn_sweeps.cases import Query
 from kn_sweeps.commands.export import main
 from kn_sweeps.models.asking import Question, ask
-from kn_sweeps.models.loading import Pretrained, RomeSettings
+from kn_sweeps.models.loading import RomeSettings
+from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.run import run
 from tests.models.folders import folder, weights, write
 from tests.test_config import composed

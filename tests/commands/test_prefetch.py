@@ -11,7 +11,7 @@ from huggingface_hub import ResolvedRevision
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.models.checkpoints import Described
-from kn_sweeps.models.loading import Bundled
+from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.sweeps import prefetch as module
 from kn_sweeps.sweeps.prefetch import prefetch
 from tests.test_config import composed

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kn_sweeps.models.loading import Pretrained, RomeSettings
+from kn_sweeps.models.loading import RomeSettings
+from kn_sweeps.models.pretrained import Pretrained
 
 TINY = Path(__file__).parents[2] / "kn_sweeps" / "tiny" / "weights"
 WEIGHTS = "model.safetensors"

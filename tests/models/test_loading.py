@@ -11,9 +11,11 @@ import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.models import loading
+from kn_sweeps.models import gguf
 from kn_sweeps.models.asking import Question, ask
-from kn_sweeps.models.loading import Bundled, Pretrained, PyPIGguf, RomeSettings
+from kn_sweeps.models.gguf import PyPIGguf
+from kn_sweeps.models.loading import RomeSettings
+from kn_sweeps.models.pretrained import Bundled, Pretrained
 from tests.test_config import composed
 
 CPU = torch.device("cpu")
@@ -105,7 +107,7 @@ def test_a_converted_model_that_is_damaged_is_converted_again(
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
     source = Bundled(label="tiny_gpt2", rome=ROME).fetch()
     monkeypatch.setattr(PyPIGguf, "_download", lambda *_: tmp_path / "x.gguf")
-    monkeypatch.setattr(loading, "_dequantise", lambda _, out: shutil.copytree(source, out))
+    monkeypatch.setattr(gguf, "_dequantise", lambda _, out: shutil.copytree(source, out))
     model = PyPIGguf(label="x", requirement="x==1", file="a.gguf", sha256="0" * 64, rome=ROME)
     weights = model.fetch() / "model.safetensors"
     before = weights.read_bytes()

@@ -20,7 +20,8 @@ from analysis.table import find_runs
 from kn_sweeps.commands import status
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.none import NoEdit
-from kn_sweeps.models.loading import Bundled, LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.progress import interruption
 from kn_sweeps.progress.interruption import Interrupted
 from kn_sweeps.records.status import STATUS
