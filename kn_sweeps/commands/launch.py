@@ -23,7 +23,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
+    InterpolationKeyError,
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -233,12 +235,43 @@ def _at_home(argument: str) -> str:
     return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
+def _unsaid(error: BaseException | None) -> str | None:
+    """That some keys take what this model or preset does not say, with all of them."""
+    node = getattr(error, "parent_node", None)
+    about = str(error)
+    absent = isinstance(error, InterpolationKeyError) or "is not a container" in about
+    if not absent or not isinstance(node, DictConfig):
+        return None
+    at = str(getattr(error, "full_key", "")).rpartition(".")[0]
+    keys = list(_unresolved(node, f"{at}." if at else ""))
+    return (
+        f"{', '.join(keys)}: this model has no values for them; say "
+        f"{' '.join(f'{key}=VALUE' for key in keys)} (docs/checkpoint.md says how they are chosen)"
+    )
+
+
+def _unresolved(node: DictConfig, at: str) -> Iterator[str]:
+    for key in map(str, node):
+        try:
+            value = node[key]
+        except OmegaConfBaseException:
+            yield f"{at}{key}"
+        else:
+            if isinstance(value, DictConfig):
+                yield from _unresolved(value, f"{at}{key}.")
+
+
 def explain(error: BaseException) -> str:
     """The message of a config error, with the valid choices where one was mistyped."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(cause, InterpolationToMissingValueError):
+        place = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
+        return f"{place} has no value yet (it is ???): say {place}=VALUE"
+    if (unsaid := _unsaid(cause)) is not None:
+        return unsaid
     if isinstance(cause, InterpolationResolutionError):
         # What a resolver of ours refused it said in a sentence.
         message = message.split("\n")[0].removeprefix(_RESOLVING)
@@ -250,6 +283,8 @@ def explain(error: BaseException) -> str:
     if isinstance(parent, Mapping) and key is not None and key not in parent:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
         return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
+    if (folder := re.search(r"Could not (?:find|load) 'model/(\S*/\S*)'", message)) is not None:
+        return f"model={folder[1]} names no preset; of a folder say model=checkpoint model.name=DIR"
     if (group := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
         choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
         near = did_you_mean(group[2], choices)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from kn_sweeps.models.language_model import LanguageModel
-
-Source = Literal["bundled", "hub"]
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,7 @@ class Model(ABC):
 
     Attributes:
         label: What tables call it.
-        data_source: Where its datasets come from unless the dataset says otherwise.
-        rome: ROME's hyper-parameters for it.
+        rome: ROME's hyper-parameters for it; null where a method is told them otherwise.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         memit: MEMIT's and AlphaEdit's; null where it is edited otherwise.
         ft: Fine-tuning's, likewise.
@@ -97,8 +94,7 @@ class Model(ABC):
     """
 
     label: str
-    data_source: Source
-    rome: RomeSettings
+    rome: RomeSettings | None = None
     start_token: str | None = None
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
