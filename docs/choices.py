@@ -172,6 +172,21 @@ def _section(group: Group, preset: Preset) -> Iterator[str]:
             for one in preset.settings
         ]
         yield table(["key", "value", "meaning"], rows)
+    if group.name == "method":
+        yield from _tuned(preset.name)
+
+
+def _tuned(method: str) -> Iterator[str]:
+    """The values of a method that depend on the model, a row for each model."""
+    models = [_preset(path) for path in sorted((CONF / "tuned" / method).glob("*.yaml"))]
+    keys = list(dict.fromkeys(one.key for model in models for one in model.settings))
+    if keys:
+        yield f"Tuned for models (`conf/tuned/{method}/`):"
+        rows = []
+        for model in models:
+            values = {one.key: f"`{one.value}`" for one in model.settings}
+            rows.append([f"`{model.name}`", *(values.get(key, "") for key in keys), model.about])
+        yield table(["model", *(f"`{key}`" for key in keys), "from"], rows)
 
 
 def _swept(preset: Preset) -> str:

@@ -21,6 +21,12 @@ GROUPS = {
 }
 ASKED = {"checkpoint": ["model.name=somebody/model"]}
 """What a choice cannot do without."""
+OTHERS = {
+    **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft")},
+    "alphaedit": ["tuned/memit@method=gpt2", "tuned/alphaedit@method=gpt2"],
+    "random_rome": ["tuned/rome@method.of=gpt2"],
+}
+"""How a method takes what is tuned for another model."""
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
 
@@ -67,7 +73,9 @@ def test_every_group_combines_with_every_other() -> None:
     pairs = [("dataset", name) for name in GROUPS["dataset"]]
     pairs += [("method", name) for name in GROUPS["method"]]
     for model, (group, name) in itertools.product(GROUPS["model"], pairs):
-        build(composed(f"model={model}", f"{group}={name}", *ASKED.get(model, [])), RunConfig)
+        # Of a model that nothing is tuned for, as of a checkpoint, another one's values are taken.
+        more = [*ASKED[model], *OTHERS.get(name, [])] if model in ASKED else []
+        build(composed(f"model={model}", f"{group}={name}", *more), RunConfig)
 
 
 @pytest.mark.parametrize("name", [n for n in GROUPS["method"] if not n.startswith("random")])

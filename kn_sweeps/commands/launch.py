@@ -23,13 +23,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
-    InterpolationKeyError,
     InterpolationResolutionError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
+from kn_sweeps.methods.tuned import untuned
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.progress.interruption import Interrupted, listening
 from kn_sweeps.records.files import about_files, user_path
@@ -235,32 +235,6 @@ def _at_home(argument: str) -> str:
     return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
-def _unsaid(error: BaseException | None) -> str | None:
-    """That some keys take what this model or preset does not say, with all of them."""
-    node = getattr(error, "parent_node", None)
-    about = str(error)
-    absent = isinstance(error, InterpolationKeyError) or "is not a container" in about
-    if not absent or not isinstance(node, DictConfig):
-        return None
-    at = str(getattr(error, "full_key", "")).rpartition(".")[0]
-    keys = list(_unresolved(node, f"{at}." if at else ""))
-    return (
-        f"{', '.join(keys)}: this model has no values for them; say "
-        f"{' '.join(f'{key}=VALUE' for key in keys)} (docs/checkpoint.md says how they are chosen)"
-    )
-
-
-def _unresolved(node: DictConfig, at: str) -> Iterator[str]:
-    for key in map(str, node):
-        try:
-            value = node[key]
-        except OmegaConfBaseException:
-            yield f"{at}{key}"
-        else:
-            if isinstance(value, DictConfig):
-                yield from _unresolved(value, f"{at}{key}.")
-
-
 def explain(error: BaseException) -> str:
     """The message of a config error, with the valid choices where one was mistyped."""
     cause: BaseException | None = error
@@ -270,8 +244,6 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, InterpolationToMissingValueError):
         place = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
-    if (unsaid := _unsaid(cause)) is not None:
-        return unsaid
     if isinstance(cause, InterpolationResolutionError):
         # What a resolver of ours refused it said in a sentence.
         message = message.split("\n")[0].removeprefix(_RESOLVING)
@@ -279,6 +251,8 @@ def explain(error: BaseException) -> str:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
+        if isinstance(parent, DictConfig) and (told := untuned(parent._get_root(), place, CONF)):
+            return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]

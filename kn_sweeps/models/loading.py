@@ -24,69 +24,13 @@ if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
 
 
-@dataclass(frozen=True)
-class RomeSettings:
-    """ROME's published hyper-parameters for one model; `method=rome` takes them by default.
-
-    Attributes:
-        layer: Layer whose MLP output projection is edited, from 0.
-        steps: Evaluations of the loss while v* is optimised.
-        weight_decay: Weight of |delta| / |v0|^2.
-        clamp_norm: Largest |delta| as a multiple of |v0|.
-    """
-
-    layer: int
-    steps: int = 20
-    weight_decay: float = 0.5
-    clamp_norm: float = 4.0
-
-
-@dataclass(frozen=True)
-class MemitSettings:
-    """MEMIT's and AlphaEdit's hyper-parameters for one model.
-
-    Attributes:
-        layers: Layers to edit, from 0.
-        covariance_weight: MEMIT's lambda.
-        clamp_norm: Largest |delta| as a multiple of the hidden state's norm.
-        null_threshold: AlphaEdit: eigenvalues of C below it count as zero.
-        null_weight: AlphaEdit's L2.
-        texts: Where second moments are taken from.
-    """
-
-    layers: tuple[int, ...]
-    covariance_weight: float = 20000.0
-    clamp_norm: float = 0.75
-    null_threshold: float = 0.02
-    null_weight: float = 10.0
-    texts: str = "bundled"
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """Fine-tuning's hyper-parameters for one model.
-
-    Attributes:
-        layer: Layer whose MLP output projection is trained, from 0.
-        learning_rate: Adam's.
-        norm_constraint: Largest change of a single weight; null for none.
-    """
-
-    layer: int
-    learning_rate: float = 5e-4
-    norm_constraint: float | None = 2e-4
-
-
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
     """A model that can be loaded.
 
     Attributes:
         label: What tables call it.
-        rome: ROME's hyper-parameters for it; null where a method is told them otherwise.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
-        memit: MEMIT's and AlphaEdit's; null where it is edited otherwise.
-        ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
         context_openings: Words that sampled contexts begin with, where it writes no sentence
@@ -94,12 +38,9 @@ class Model(ABC):
     """
 
     label: str
-    rome: RomeSettings | None = None
     start_token: str | None = None
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
-    memit: MemitSettings | None = None
-    ft: FineTuningSettings | None = None
 
     def pinned(self) -> Self:
         """The same model, named so that it cannot become another one while a run waits.
@@ -180,8 +121,7 @@ class Model(ABC):
         if self.layers not in (None, found):
             raise ValueError(
                 f"model {self.label} has {found} layers, its config says {self.layers}: set "
-                f"model.layers={found}, and the layers that model.rome, model.memit and model.ft "
-                "name"
+                f"model.layers={found}, and the layers that the method names"
             )
 
 
