@@ -24,6 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -241,6 +242,9 @@ def explain(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(cause, InterpolationToMissingValueError):
+        place = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
+        return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(cause, InterpolationResolutionError):
         # What a resolver of ours refused it said in a sentence.
         message = message.split("\n")[0].removeprefix(_RESOLVING)
@@ -254,6 +258,8 @@ def explain(error: BaseException) -> str:
     if isinstance(parent, Mapping) and key is not None and key not in parent:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
         return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
+    if (folder := re.search(r"Could not (?:find|load) 'model/(\S*/\S*)'", message)) is not None:
+        return f"model={folder[1]} names no preset; of a folder say model=checkpoint model.name=DIR"
     if (group := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
         choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
         near = did_you_mean(group[2], choices)
