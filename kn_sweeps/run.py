@@ -91,8 +91,10 @@ def run(
     config = at_home(config)
     settings: RunConfig = build(config, RunConfig)
     by: dict[str, Any] = {"code": code(config)}
-    config, model = pinned(config, settings.model)
-    settings = replace(settings, model=model)
+    model_node, model = pinned(config["model"], settings.model)
+    data_node, data = pinned(config["dataset"], settings.dataset)
+    config = {**config, "model": model_node, "dataset": data_node}
+    settings = replace(settings, model=model, dataset=data)
     refuse_impossible(settings, model.described())
     fingerprint = settings.dataset.fingerprint()
     weights = model.fingerprint()
@@ -163,6 +165,7 @@ def _compute(job: Job, whole: str, fingerprint: str, load: Load) -> dict[str, An
         "model_revision": lm.revision,
         "data_source": source,
         "data_fingerprint": fingerprint,
+        "data_revision": job.config["dataset"].get("revision"),
         "seed": settings.seed,
         "device": str(lm.device),
         "dtype": settings.dtype,

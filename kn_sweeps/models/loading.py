@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.hub import UnreachableError
 from kn_sweeps.records.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 
 # Naming and finding a checkpoint takes no model library: what loads one imports it.
@@ -39,10 +40,6 @@ log = logging.getLogger(__name__)
 Source = Literal["bundled", "hub"]
 _CONVERTED = "converted.json"
 """In a converted model's folder: what its content was when it was converted."""
-
-
-class UnreachableError(ValueError):
-    """A hub cannot be asked, and nothing on this machine says what it would answer."""
 
 
 @dataclass(frozen=True)

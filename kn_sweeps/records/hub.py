@@ -75,9 +75,7 @@ def fetched(name: str, commit: str, patterns: Sequence[str], kind: Kind = "model
     try:
         if not constants.HF_HUB_OFFLINE:
             _announce(name, commit, wanted, kind)
-        return Path(
-            snapshot_download(name, revision=commit, repo_type=kind, allow_patterns=wanted)
-        )
+        return Path(snapshot_download(name, revision=commit, repo_type=kind, allow_patterns=wanted))
     except Exception as error:  # as above
         raise ValueError(_refusal(name, kind, commit, error)) from error
 
@@ -117,9 +115,7 @@ def _refusal(name: str, kind: Kind, revision: str | None, error: Exception) -> s
             f"and {_token()}"
         )
     if any(isinstance(one, errors.RevisionNotFoundError) for one in causes):
-        return (
-            f"{what} has no revision {revision!r} on {where}; name a branch, tag or commit of it"
-        )
+        return f"{what} has no revision {revision!r} on {where}; name a branch, tag or commit of it"
     if any(isinstance(one, errors.RepositoryNotFoundError) for one in causes):
         return (
             f"{where} has no {what}, or only for those who may read it: check the name, or "
