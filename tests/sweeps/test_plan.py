@@ -228,7 +228,7 @@ def test_an_unknown_family_is_called_that_when_planning_also_dry(
 ) -> None:
     at = folder(tmp_path / "m")
     configure(at, model_type="t5")
-    named = ("model=gpt2", f"model.name={at}", "method=none")
+    named = ("model=gpt2", f"model.name={at}", "method=none", "dataset.source=bundled")
     with pytest.raises(ValueError, match="family 't5' is not known"):
         planned(tmp_path / "s", named, options=LaunchConfig(dry_run=dry_run))
 
