@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.data.sentences import bundled_pairs, fact_sentences
 from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.hashing import digests
 from kn_sweeps.records.hub import commit_of
-from kn_sweeps.tiny.corpus import bundled_pairs, fact_sentences
 
 log = logging.getLogger(__name__)
 

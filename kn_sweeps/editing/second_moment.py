@@ -43,7 +43,8 @@ class TextSource:
 
     Attributes:
         name: `bundled` (the project's own sentences), a text file or a folder of them (one text
-            a line), or a dataset of the hub as `NAME` or `NAME:CONFIG` (or `...@REVISION`) with a column `text`.
+            a line), or a dataset of the hub as `NAME`, `NAME:CONFIG` or
+            `NAME:CONFIG@REVISION`, with a column `text`.
         samples: Texts read; null for all.
         max_tokens: Longer texts are cut.
     """

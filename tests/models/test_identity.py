@@ -16,9 +16,11 @@ import torch
 from huggingface_hub import ResolvedRevision, constants
 
 from kn_sweeps.config import RunConfig, build, pinned
-from kn_sweeps.models.loading import LastLoaded, Pretrained, UnreachableError
+from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.records import hashing
 from kn_sweeps.records.hashing import digests
+from kn_sweeps.records.hub import UnreachableError
 from kn_sweeps.run import run
 from tests.models.folders import WEIGHTS, folder, model, weights, write
 from tests.test_config import composed
