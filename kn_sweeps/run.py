@@ -112,10 +112,12 @@ def _job(config: Mapping[str, Any], launch: str | None, step_s: float) -> Job:
     """What a run is, which takes its config, the weights and the data."""
     settings: RunConfig = build(config, RunConfig)
     by: dict[str, Any] = {"code": code(config)}
-    config, model = pinned(config, settings.model)
-    settings = replace(settings, model=model)
+    model_node, model = pinned(config["model"], settings.model)
+    dataset_node, dataset = pinned(config["dataset"], settings.dataset)
+    config = {**config, "model": model_node, "dataset": dataset_node}
+    settings = replace(settings, model=model, dataset=dataset)
     refuse_impossible(settings, model.described())
-    weights, data = model.fingerprint(), settings.dataset.fingerprint()
+    weights, data = model.fingerprint(), dataset.fingerprint()
     own = run_id(config, weights, data)
     sweep = sweep_folder(settings.results_dir, settings.sweep)
     return Job(
@@ -155,6 +157,7 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
         "model_revision": lm.revision,
         "data_source": cases.source,
         "data_fingerprint": job.data,
+        "data_revision": job.config["dataset"].get("revision"),
         "seed": settings.seed,
         "device": str(lm.device),
         "dtype": settings.dtype,
