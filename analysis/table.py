@@ -24,6 +24,7 @@ from typing import Any
 
 from analysis.shards import joined
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
+from kn_sweeps.metrics.catalogue import headlines, quantity
 from kn_sweeps.records.files import finite, user_path, write_text
 from kn_sweeps.records.folders import common, find_folders, listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
@@ -32,15 +33,6 @@ Summary = dict[str, Any]
 
 IDENTITY = ("model", "source", "dataset", "method", "intent", "cases")
 TELL_APART = ("seed", "shard", "sweep")
-HEADLINE = (
-    "reliability",
-    "generality",
-    "locality",
-    "symmetry",
-    "synonymy",
-    "flip_rate",
-    "effect_size",
-)
 ABSENT = "-"
 PIPE_WIDTH = 120
 GAP = 2
@@ -207,7 +199,8 @@ def cell(estimate: dict[str, Any] | None) -> str:
 def metric_names(summaries: Sequence[Summary]) -> list[str]:
     """Every metric that some run has: the headline first, then as the runs list them."""
     present = dict.fromkeys(name for s in summaries for name in s["metrics"])
-    return [n for n in HEADLINE if n in present] + [n for n in present if n not in HEADLINE]
+    first = headlines(present)
+    return first + [name for name in present if name not in first]
 
 
 def blocks(
@@ -264,13 +257,16 @@ def show(summaries: Sequence[Summary], metrics: Sequence[str]) -> None:
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """All metrics as one Markdown table."""
-    (head, *rows) = next(blocks(summaries, metric_names(summaries), sys.maxsize))
+    """All metrics as one Markdown table, and what each of them is."""
+    names = metric_names(summaries)
+    (head, *rows) = next(blocks(summaries, names, sys.maxsize))
     lines = [head, ["---"] * len(head), *rows]
     # A backslash first: one that stands before a | would undo the other.
     signs = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
     escaped = ([text.translate(signs) for text in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    meanings = [f"- `{one.name}`: {one}\n" for one in map(quantity, names) if one.meaning]
+    return "\n".join([table, "".join(meanings)]) if meanings else table
 
 
 def comma_separated(summaries: Sequence[Summary]) -> str:
@@ -317,7 +313,7 @@ def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str
     """The metrics to show: those asked for, else the headline, else all there are."""
     present = metric_names(summaries)
     if wanted is None:
-        return [name for name in present if name in HEADLINE] or present
+        return headlines(present) or present
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in present]:
         raise ValueError(

@@ -21,6 +21,7 @@ from kn_sweeps.data.base import Dataset
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
@@ -31,7 +32,7 @@ from kn_sweeps.rows import SCHEMA_VERSION
 Regime = Literal["single", "batch", "sequential"]
 
 CANNOT_CHANGE_ROWS = (
-    *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
+    *("metric", "bootstrap", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
@@ -47,6 +48,8 @@ class RunConfig:
         dataset: Where the cases come from.
         method: How edits are planned.
         metric: What is computed from the rows, by name.
+        bootstrap: How metrics get their intervals; each takes it from here unless it says
+            otherwise.
         measurement: What is measured besides the probes' answers, by name.
         tracker: Where results are reported besides the run directory.
         seed: All randomness comes from it.
@@ -73,6 +76,7 @@ class RunConfig:
     metric: dict[str, Metric]
     tracker: Tracker
     measurement: dict[str, Measurement] = field(default_factory=dict)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"

@@ -1,7 +1,8 @@
 """Edits: frozen values that say what to change, never a changed model.
 
 `interventions.applied` puts one into effect and takes it out again; `interventions.merge` writes
-it into the weights.
+it into the weights. An edit equals itself only: its tensors have no single answer to `==`, and
+what is in effect is told apart by which edit it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Neuron = tuple[int, int]
 """One input coordinate of an MLP's output projection: (layer, index), both from 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeuronScale:
     """Multiply neurons by a factor.
 
@@ -40,7 +41,7 @@ class NeuronScale:
     where: Where = "everywhere"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RankOne:
     """Add `outer(v, u)` to an MLP's output projection W (d_model x d_ff): y + (x.u) v.
 
@@ -55,7 +56,7 @@ class RankOne:
     v: Float[Tensor, " d_model"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """Add `v^T u` to an MLP's output projection W (d_model x d_ff): y + v^T (u x).
 
@@ -70,7 +71,7 @@ class LowRank:
     v: Float[Tensor, "rank d_model"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dense:
     """Add `change^T` to an MLP's output projection W (d_model x d_ff): y + x change.
 
@@ -83,7 +84,7 @@ class Dense:
     change: Float[Tensor, "d_ff d_model"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joint:
     """Several edits at once: what is added is summed, and neurons are scaled before all of it.
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.metrics.catalogue import headlines
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.records.naming import module_name
@@ -60,8 +61,7 @@ def located_by_layer(
 
 def headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The metrics that people look for first, in one line."""
-    shown = ("reliability", "generality", "locality", "pair_accuracy")
-    known = {name: metrics[name]["value"] for name in shown if name in metrics}
+    known = {name: metrics[name]["value"] for name in headlines(metrics)}
     return ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -151,13 +152,14 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Chunks, "add", stopping)
-    for n, name in enumerate(["json", "parquet", "edits", "safetensors"] * 3):
+    kinds = ("json", "parquet", "edits", "safetensors")
+    for n, (name, how) in enumerate(itertools.product(kinds, DAMAGES)):
         draw, stop = random.Random(n), True
         with pytest.raises(KeyboardInterrupt):
             run({**config, "sweep": f"cut{n}"}, load)
         (parts,) = (tmp_path / f"cut{n}").glob("*/parts")
         chosen = draw.randrange(2)
-        damage(parts / f"{chosen:06d}.{name}", DAMAGES[n % 2], draw)
+        damage(parts / f"{chosen:06d}.{name}", how, draw)
         stop = False
         added.clear()
         outcome = run({**config, "sweep": f"cut{n}"}, load)
