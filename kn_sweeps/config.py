@@ -27,11 +27,9 @@ from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.row import SCHEMA_VERSION
 
 Regime = Literal["single", "batch", "sequential"]
-
-SCHEMA_VERSION = 4
-"""Part of every run id: raise it when the same config gives other rows than before."""
 
 CANNOT_CHANGE_ROWS = (
     *("metric", "bootstrap", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
@@ -204,6 +202,26 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
     text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Identifies how each metric is computed from the rows."""
+    return {
+        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
+        for name, node in config["metric"].items()
+    }
+
+
+def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run shown otherwise than another one, by which it was done.
+
+    Args:
+        before: That other config.
+        now: The config.
+    """
+    if now["tracker"]["_target_"].endswith(".NoTracker"):
+        return False
+    return bool(before.get("tracker") != now["tracker"])
 
 
 def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:

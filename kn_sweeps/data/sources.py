@@ -91,6 +91,15 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
     return Source("local", folder)
 
 
+def source_for(model: str) -> SourceName:
+    """Where data come from unless a dataset says otherwise: a tiny model knows the bundled ones.
+
+    Args:
+        model: The `_target_` of the model's config.
+    """
+    return "bundled" if model.endswith(".Bundled") else "hub"
+
+
 @dataclass(frozen=True)
 class Table:
     """The entries of a data file.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -91,3 +91,10 @@ class Metric(ABC):
         self, values: ArrayLike, clusters: ArrayLike, *, per_cluster: bool = False
     ) -> Estimate:
         return self.bootstrap.mean(values, clusters, per_cluster=per_cluster)
+
+
+def measured(metrics: Iterable[Metric], results: Results) -> dict[str, dict[str, Any]]:
+    """Every estimate of some metrics, as a summary has them."""
+    return {
+        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
+    }

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from kn_sweeps.models.language_model import LanguageModel
 
-Source = Literal["bundled", "hub"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
@@ -32,7 +30,6 @@ class Model(ABC):
 
     Attributes:
         label: What tables call it.
-        data_source: Where its datasets come from unless the dataset says otherwise.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
@@ -41,7 +38,6 @@ class Model(ABC):
     """
 
     label: str
-    data_source: Source
     start_token: str | None = None
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
@@ -99,7 +95,6 @@ class Model(ABC):
             ValueError: If it cannot be found or read, is not whole, or breaks a law (`laws`).
         """
         from kn_sweeps.models.language_model import LanguageModel
-        from kn_sweeps.models.laws import check_laws
 
         folder, revision = self.fetch(), self.fingerprint()
         with self._named():
@@ -110,7 +105,6 @@ class Model(ABC):
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
         self._check_layers(lm.architecture.layers)
-        check_laws(lm)
         return lm
 
     @contextmanager

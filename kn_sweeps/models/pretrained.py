@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from kn_sweeps.mistakes import did_you_mean, shortened
 from kn_sweeps.models import checkpoints
-from kn_sweeps.models.loading import Model, Source
+from kn_sweeps.models.loading import Model
+from kn_sweeps.records.files import user_path
 
 
 class UnreachableError(ValueError):
@@ -29,11 +32,15 @@ class Pretrained(Model):
 
     name: str
     revision: str | None = None
-    data_source: Source = "hub"
 
     def pinned(self) -> Self:
-        """With the commit that a branch or tag names now: the hub's, or without one the cache's."""
-        if self._folder() or re.fullmatch("[0-9a-f]{40}", self.revision or ""):
+        """A folder by its whole path; of a hub the commit that a branch or tag names now.
+
+        Without a hub that is the commit of the cache.
+        """
+        if (folder := self._folder()) is not None:
+            return replace(self, name=os.path.abspath(folder))
+        if re.fullmatch("[0-9a-f]{40}", self.revision or ""):
             return self
         from huggingface_hub import constants, resolve_revision
         from huggingface_hub.errors import RevisionResolutionError
@@ -87,8 +94,13 @@ class Pretrained(Model):
         return folder / "config.json"
 
     def _folder(self) -> Path | None:
-        folder = Path(self.name)
-        return folder if folder.is_dir() else None
+        folder = user_path(self.name)
+        if folder.is_dir():
+            return folder
+        if len(folder.parts) > 2 or re.match(r"[./~]", self.name) or self.name.endswith("/"):
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise ValueError(f"model.name={self.name}: it {what}{_near(folder)}")
+        return None
 
     @contextmanager
     def _found(self) -> Iterator[None]:
@@ -101,8 +113,6 @@ class Pretrained(Model):
 @dataclass(frozen=True, kw_only=True)
 class Bundled(Model):
     """A tiny model whose weights ship with the package (trained by `tiny.train`)."""
-
-    data_source: Source = "bundled"
 
     def fingerprint(self) -> str:
         """A hash of its files."""
@@ -124,6 +134,30 @@ class Bundled(Model):
         return self.fetch() / "config.json"
 
 
+def label_of(name: str) -> str:
+    """What a checkpoint is called: the last part of its folder's path or hub id."""
+    return os.path.basename(os.path.abspath(user_path(name)))
+
+
+def layers_of(name: str) -> int | None:
+    """The number of blocks that a folder's config tells; None for a hub's, or where it does not.
+
+    Whatever is wrong with the folder is told when it is looked for.
+    """
+    with suppress(ValueError):
+        return checkpoints.describe(user_path(name) / "config.json").layers
+    return None
+
+
+def _near(folder: Path) -> str:
+    """The checkpoint beside a folder that does not exist which is named most like it."""
+    beside = [path.parent.name for path in folder.parent.glob("*/config.json")]
+    found = did_you_mean(folder.name, beside)
+    if not found and beside:
+        return f"; the checkpoints in {folder.parent} are {shortened(', '.join(sorted(beside)))}"
+    return found
+
+
 def _not_found(name: str, error: Exception) -> ValueError:
     reason = (str(error).strip() or "?").splitlines()[0]
     if not isinstance(error, ValueError):
@@ -133,5 +167,5 @@ def _not_found(name: str, error: Exception) -> ValueError:
     return ValueError(
         f"model {name!r} could not be loaded; tried a local folder of that name and the hub. "
         "Without a hub, download it elsewhere (config.json, tokenizer.json, model.safetensors) "
-        f"and point to it with model.name=/path/to/folder. ({reason})"
+        f"and point to it with model.name=/path/to/folder{_near(Path(name))}. ({reason})"
     )

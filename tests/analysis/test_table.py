@@ -27,7 +27,7 @@ def write_run(folder, run_id, metrics=None, sweep="default", **given):
     } | given
     run = folder / sweep / run_id
     run.mkdir(parents=True)
-    (run / "config.yaml").touch()
+    (run / "config.yaml").write_text("{}\n")
     (run / "summary.json").write_text(json.dumps(summary))
     return summary
 

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from kn_sweeps.records.results import metric_hashes
 from omegaconf import OmegaConf
 
 import kn_sweeps.metrics
 from analysis import table
 from kn_sweeps.metrics.catalogue import described, headlines, quantity
 from kn_sweeps.metrics.quantities import Quantity
-from kn_sweeps.records.results import metric_hashes
 from kn_sweeps.run import run
 from tests.test_config import composed
 

@@ -97,7 +97,7 @@ def test_two_folders_that_differ_in_one_weight_are_two_runs(tmp_path: Path) -> N
     tensors[name][3, 4] += 1
     write(two, tensors)
     asked = ("method=none", "dataset=pararel", "dataset.relations=[P36]", "limit=1", "tracker=none")
-    where = (f"results_dir={tmp_path / 'results'}", "model.data_source=bundled")
+    where = (f"results_dir={tmp_path / 'results'}", "dataset.source=bundled")
     load = LastLoaded()
     folders = [
         run(composed("model=gpt2", f"model.name={at}", "model.layers=5", *asked, *where), load)
