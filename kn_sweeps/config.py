@@ -12,7 +12,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,6 +29,7 @@ from kn_sweeps.records.files import user_path
 from kn_sweeps.records.folders import sweep_folder
 from kn_sweeps.row import SCHEMA_VERSION
 
+Pinned = TypeVar("Pinned", Model, Dataset)
 Regime = Literal["single", "batch", "sequential"]
 
 CANNOT_CHANGE_ROWS = (
@@ -37,6 +38,9 @@ CANNOT_CHANGE_ROWS = (
 )
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
 `dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
+
+_PLACE = ("root", "source", "revision")
+"""Where a dataset's files are, for which its fingerprint stands."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +201,7 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     kept = {key: value for key, value in config.items() if key not in CANNOT_CHANGE_ROWS}
     if not kept.get("measurement"):
         kept.pop("measurement", None)
-    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in ("root", "source")}
+    kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in _PLACE}
     # What else is said of a model counts where it is taken: its openings in the method.
     kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
     text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
@@ -224,16 +228,16 @@ def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return bool(before.get("tracker") != now["tracker"])
 
 
-def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:
-    """A config and its model as they stay: a hub's model is named by its commit, not a branch.
+def pinned(node: Mapping[str, Any], made: Pinned) -> tuple[dict[str, Any], Pinned]:
+    """A model's or data set's node and what it makes, as they stay: commits instead of branches.
 
     Raises:
-        ValueError: If the model cannot be found.
+        ValueError: If it cannot be found.
     """
-    now = model.pinned()
+    now: Pinned = made.pinned()
     values = {name: getattr(now, name) for name in _fields(type(now))}
-    changed = {name: one for name, one in values.items() if one != getattr(model, name)}
-    return {**config, "model": {**config["model"], **changed}}, now
+    changed = {name: one for name, one in values.items() if one != getattr(made, name)}
+    return {**node, **changed}, now
 
 
 def at_home(value: Any) -> Any:

@@ -39,7 +39,7 @@ from kn_sweeps.progress.pace import shown
 from kn_sweeps.records.folders import sweep_folder
 from kn_sweeps.records.integrity import unless_damaged
 from kn_sweeps.records.naming import asked_for
-from kn_sweeps.records.provenance import Stages, code, commit, environment, joint_code
+from kn_sweeps.records.provenance import Stages, code, commit, environment, of_chunks
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
@@ -112,10 +112,12 @@ def _job(config: Mapping[str, Any], launch: str | None, step_s: float) -> Job:
     """What a run is, which takes its config, the weights and the data."""
     settings: RunConfig = build(config, RunConfig)
     by: dict[str, Any] = {"code": code(config)}
-    config, model = pinned(config, settings.model)
-    settings = replace(settings, model=model)
+    model_node, model = pinned(config["model"], settings.model)
+    dataset_node, dataset = pinned(config["dataset"], settings.dataset)
+    config = {**config, "model": model_node, "dataset": dataset_node}
+    settings = replace(settings, model=model, dataset=dataset)
     refuse_impossible(settings, model.described())
-    weights, data = model.fingerprint(), settings.dataset.fingerprint()
+    weights, data = model.fingerprint(), dataset.fingerprint()
     own = run_id(config, weights, data)
     sweep = sweep_folder(settings.results_dir, settings.sweep)
     return Job(
@@ -142,26 +144,25 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
     check()
     with stages.stage("load cases"):
         cases = selected(settings, lm)
-        measures = {
-            name: one.begin(lm, cases.every, settings.seed)
-            for name, one in settings.measurement.items()
+        begun = {
+            k: m.begin(lm, cases.every, settings.seed) for k, m in settings.measurement.items()
         }
     with stages.stage("edit and evaluate"), attributions_kept(settings.attribution_cache_gib):
-        chunks = edit_and_evaluate(job, lm, cases.own, measures)
+        chunks = edit_and_evaluate(job, lm, cases.own, begun)
     failed = _failed(job, chunks, len(cases.own))
     provenance = {
-        **joint_code([one["code"] for one in directory.chunks.every()]),
+        **of_chunks(directory.chunks.every()),
         **environment(),
         "model_revision": lm.revision,
         "data_source": cases.source,
         "data_fingerprint": job.data,
+        "data_revision": job.config["dataset"].get("revision"),
         "seed": settings.seed,
         "device": str(lm.device),
         "dtype": settings.dtype,
-        "steps": [one["cases"] for one in directory.chunks.every()],
     }
     with stages.stage("metrics"):
-        directory.join(chunks, int(settings.keep_edits_gib * 1024**3), measures)
+        directory.join(chunks, int(settings.keep_edits_gib * 1024**3), begun)
         metrics = measured(settings.metric.values(), directory.results())
     directory.write_provenance({**provenance, "stages": stages.records})
     summary = {
@@ -207,8 +208,7 @@ def _failed(job: Job, chunks: int, cases: int) -> int:
         job.directory.chunks.forget()
         job.told(0, cases)
         raise ValueError(f"no case could be edited: {example}")
-    text = "%d of %d cases could not be edited, such as: %s"
-    log.warning(text, len(failed), cases, example)
+    log.warning("%d of %d cases could not be edited, such as: %s", len(failed), cases, example)
     return len(failed)
 
 

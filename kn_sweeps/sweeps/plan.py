@@ -21,10 +21,11 @@ from kn_sweeps.config import (
     shown_otherwise,
     without_models,
 )
+from kn_sweeps.data.base import Dataset
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model
-from kn_sweeps.models.pretrained import UnreachableError
 from kn_sweeps.possible import refuse_impossible
+from kn_sweeps.records.hub import UnreachableError
 from kn_sweeps.records.integrity import DamagedError
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import FAILED
@@ -239,17 +240,19 @@ def _validated(
     """
     model_of: dict[str, tuple[Mapping[str, Any], str]] = {}
     described_of: dict[str, Described | None] = {}
-    data_of: dict[str, str] = {}
+    data_of: dict[str, tuple[Mapping[str, Any], str]] = {}
     runs: list[PlannedRun] = []
     errors = _Errors(len(composed))
     for name, whole in composed:
         with errors.of(name):
             for suffix, config in _shards(whole, options.shards):
                 light = without_models(config)
-                named = partial(_named, config, light["model"], dry_run=options.dry_run)
+                dry = options.dry_run
+                named = partial(_named, config["model"], light["model"], dry_run=dry)
                 node, model = _once(model_of, config["model"], named)
-                config = {**config, "model": node}
-                data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
+                named = partial(_named, config["dataset"], light["dataset"], dry_run=dry)
+                data_node, data = _once(data_of, config["dataset"], named)
+                config = {**config, "model": node, "dataset": data_node}
                 identity = run_id(config, model, data)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
     errors.complain()
@@ -264,17 +267,17 @@ def _validated(
 
 
 def _named(
-    config: Mapping[str, Any], model: Model, *, dry_run: bool
+    node: Mapping[str, Any], made: Model | Dataset, *, dry_run: bool
 ) -> tuple[Mapping[str, Any], str]:
-    """The node of the config that names a model for good, and which weights those are."""
+    """The node that names a model or data set for good, and which weights or files those are."""
     try:
-        config, model = pinned(config, model)
+        node, made = pinned(node, made)
     except UnreachableError as error:
         if not dry_run:
             raise
         log.warning("%s: ids of its runs are not final", error)
-        return config["model"], "unknown"
-    return config["model"], model.fingerprint()
+        return node, "unknown"
+    return node, made.fingerprint()
 
 
 def _described(model: Model, *, dry_run: bool) -> Described | None:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from kn_sweeps.records.results import metric_hashes
 from omegaconf import OmegaConf
 
 import kn_sweeps.metrics
 from analysis import table
+from kn_sweeps.config import metric_hashes
 from kn_sweeps.metrics.catalogue import described, headlines, quantity
 from kn_sweeps.metrics.quantities import Quantity
 from kn_sweeps.run import run
