@@ -106,12 +106,18 @@ def test_a_metric_with_another_interval_is_another_metric() -> None:
     )
 
 
+def _escaped(text: str) -> str:
+    """As Markdown shows it in a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def test_the_page_has_every_number_as_its_class_describes_it() -> None:
     rows = "".join(
-        f"| `{one.name}` | {one.meaning} | {one.unit} | {one.better or ''} | {one.counts} |\n"
+        f"| `{one.name}` | {_escaped(one.meaning)} "
+        f"| {one.unit} | {one.better or ''} | {one.counts} |\n"
         for one in described()
         if one.name != "longest_answer"
-    ).replace("||", "\\|\\|")
+    )
     head = "| name | meaning | unit | better | n counts |\n| --- | --- | --- | --- | --- |\n"
     assert f"{head}{rows}\n" in PAGE.read_text(encoding="utf-8"), f"docs/metrics.md lacks:\n{rows}"
 
