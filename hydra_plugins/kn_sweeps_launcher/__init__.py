@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from kn_sweeps.data.sources import source_for
 from kn_sweeps.models.pretrained import label_of, layers_of
 from kn_sweeps.records.folders import sweep_folder
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 # Asked before anything is written, for Hydra makes the folder that it gives.
 OmegaConf.register_new_resolver(
@@ -49,7 +49,7 @@ class Sweeper(BasicSweeper):
 class SweepLauncher(Launcher):
     """Composes every config and hands them over; see the subclasses."""
 
-    kind: ClassVar[Kind | Literal["prefetch"]]
+    kind: ClassVar[LauncherKind | Literal["prefetch"]]
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings of `conf/hydra/launcher`; they are checked when used."""

@@ -1,8 +1,8 @@
 """What a model is to a config: something that names its weights, fetches them and loads them.
 
 Each subclass (`pretrained`, `gguf`) is one kind of `model` config: it says where a checkpoint's
-folder is (`checkpoints` reads it) and which weights it names. Only safetensors are read, and no
-code of a checkpoint is ever run.
+folder is (`checkpoints` reads it) and which weights it names. No code of a checkpoint is ever
+run, and of pickled weights nothing but tensors is read.
 """
 
 from __future__ import annotations
@@ -74,6 +74,16 @@ class Model(ABC):
             ValueError: If it cannot be found.
         """
 
+    def check(self) -> None:
+        """Fetch it, and refuse what loading would refuse, short of the weights' numbers.
+
+        Raises:
+            ValueError: If it cannot be had, or would not load.
+        """
+        folder = self.fetch()
+        with self._named():
+            checkpoints.check(folder)
+
     def described(self) -> Described | None:
         """What its config tells; None where it is not on this machine.
 
@@ -95,7 +105,6 @@ class Model(ABC):
             ValueError: If it cannot be found or read, is not whole, or breaks a law (`laws`).
         """
         from kn_sweeps.models.language_model import LanguageModel
-        from kn_sweeps.models.laws import check_laws
 
         folder, revision = self.fetch(), self.fingerprint()
         with self._named():
@@ -106,7 +115,6 @@ class Model(ABC):
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
         self._check_layers(lm.architecture.layers)
-        check_laws(lm)
         return lm
 
     @contextmanager
