@@ -1,7 +1,8 @@
 """Edits: frozen values that say what to change, never a changed model.
 
 `interventions.applied` puts one into effect and takes it out again; `interventions.merge` writes
-it into the weights.
+it into the weights. An edit equals itself only: its tensors have no single answer to `==`, and
+what is in effect is told apart by which edit it is.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class _Shown(Shown):
         return Sheet(f"edit ({type(self).__name__})", changes(self), ("layer", "change", "norm"))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuronScale(_Shown):
     """Multiply neurons by a factor.
 
@@ -53,7 +54,7 @@ class NeuronScale(_Shown):
     where: Where = "everywhere"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RankOne(_Shown):
     """Add `outer(v, u)` to an MLP's output projection W (d_model x d_ff): y + (x.u) v.
 
@@ -68,7 +69,7 @@ class RankOne(_Shown):
     v: Float[Tensor, " d_model"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LowRank(_Shown):
     """Add `v^T u` to an MLP's output projection W (d_model x d_ff): y + v^T (u x).
 
@@ -83,7 +84,7 @@ class LowRank(_Shown):
     v: Float[Tensor, "rank d_model"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dense(_Shown):
     """Add `change^T` to an MLP's output projection W (d_model x d_ff): y + x change.
 
@@ -96,7 +97,7 @@ class Dense(_Shown):
     change: Float[Tensor, "d_ff d_model"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Joint(_Shown):
     """Several edits at once: what is added is summed, and neurons are scaled before all of it.
 

@@ -103,23 +103,21 @@ def applied(lm: LanguageModel, edit: Edit | Plan) -> Iterator[None]:
 
 
 @contextmanager
-def applied_rowwise(
-    lm: LanguageModel, edits: Sequence[Edit], row_to_edit: Sequence[int]
-) -> Iterator[None]:
+def applied_rowwise(lm: LanguageModel, edits: Sequence[Edit | None]) -> Iterator[None]:
     """Give every row of the batches inside the block its own edit.
 
     Args:
         lm: The model.
-        edits: What to apply.
-        row_to_edit: For each row of a batch, which of `edits`.
+        edits: That of each row of a batch; None leaves the row as it is.
 
     Raises:
         ValueError: As `applied`.
     """
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, number in enumerate(row_to_edit):
-        rows[number].append(row)
-    with _changed(lm, [(_indexed(lm, at), edits[number]) for number, at in rows.items()]):
+    rows: dict[Edit, list[int]] = defaultdict(list)
+    for row, edit in enumerate(edits):
+        if edit is not None:
+            rows[edit].append(row)
+    with _changed(lm, [(_indexed(lm, at), edit) for edit, at in rows.items()]):
         yield
 
 

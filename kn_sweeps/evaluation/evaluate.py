@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 
 from kn_sweeps.cases import Case, Intent, Probe, Query
-from kn_sweeps.edits import is_identity
+from kn_sweeps.edits import Edit, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.asking import (
     Changed,
@@ -48,7 +48,7 @@ class _Answers:
     replies: Mapping[Question, Reply]
     sentences: Mapping[Sentence, TargetScore]
 
-    def of(self, probe: Probe, edit: int) -> _Said:
+    def of(self, probe: Probe, edit: Edit | None) -> _Said:
         """What was said to a probe under an edit."""
         if probe.kind == "sentence":
             old, new = (self.sentences[Sentence(text, edit)] for text in (probe.old, probe.new))
@@ -83,25 +83,19 @@ def evaluate(
         One row a probe, in the order of the cases. A case whose edit failed has one row of kind
         `failed`.
     """
-    # One edit may have many names, where several cases' are in effect at once. What plainly
-    # changes nothing is not asked again: no edit, no change, not even of rounding.
-    edits = list({id(edit): edit for edit in plan.edits.values() if not is_identity(edit)}.values())
-    order = {id(edit): n + 1 for n, edit in enumerate(edits)}
-    number = {name: order.get(id(edit), 0) for name, edit in plan.edits.items()}
-
-    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
-        return applied_rowwise(lm, edits, [row - 1 for row in rows])
-
+    # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
+    edits = {name: None if is_identity(edit) else edit for name, edit in plan.edits.items()}
     asked = {
-        case.id: [(probe, number[plan.edit_of[case.id]]) for probe in case.all_probes]
+        case.id: [(probe, edits[plan.edit_of[case.id]]) for probe in case.all_probes]
         for case in cases
         if case.id not in plan.failed
     }
     probes = [pair for some in asked.values() for pair in some]
     with counting("round of questions", 2) as tell:
-        before = _ask(lm, [(probe, 0) for probe, _ in probes])
+        before = _ask(lm, [(probe, None) for probe, _ in probes])
         tell(1)
-        then = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
+        edited = [(probe, edit) for probe, edit in probes if edit is not None]
+        then = _ask(lm, edited, partial(applied_rowwise, lm))
     answers = _Answers({**before.replies, **then.replies}, {**before.sentences, **then.sentences})
     rows: list[Row] = []
     for case in cases:
@@ -122,7 +116,7 @@ def evaluate(
             continue
         for n, (probe, edit) in enumerate(asked[case.id]):
             row: Row = {**about, "probe": n, "kind": probe.kind}
-            rows.append(_scored(row, probe, answers.of(probe, 0), answers.of(probe, edit)))
+            rows.append(_scored(row, probe, answers.of(probe, None), answers.of(probe, edit)))
     return rows
 
 
@@ -165,7 +159,7 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
 
 
 def _ask(
-    lm: LanguageModel, probes: Iterable[tuple[Probe, int]], changed: Changed | None = None
+    lm: LanguageModel, probes: Iterable[tuple[Probe, Edit | None]], changed: Changed | None = None
 ) -> _Answers:
     """Ask every distinct question once."""
     questions: dict[Question, None] = {}
