@@ -37,7 +37,8 @@ from kn_sweeps.data.pararel import ParaRel
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.values import Objective, optimise, optimised
-from kn_sweeps.evaluation.evaluate import evaluate, scorable
+from kn_sweeps.evaluation.evaluate import evaluate
+from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.stepping import CannotStepError

@@ -38,7 +38,7 @@ class _Shown(Shown):
         return Sheet(f"edit ({type(self).__name__})", changes(self), ("layer", "change", "norm"))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class NeuronScale(_Shown):
     """Multiply neurons by a factor.
 
@@ -54,7 +54,7 @@ class NeuronScale(_Shown):
     where: Where = "everywhere"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RankOne(_Shown):
     """Add `outer(v, u)` to an MLP's output projection W (d_model x d_ff): y + (x.u) v.
 
@@ -69,7 +69,7 @@ class RankOne(_Shown):
     v: Float[Tensor, " d_model"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LowRank(_Shown):
     """Add `v^T u` to an MLP's output projection W (d_model x d_ff): y + v^T (u x).
 
@@ -84,7 +84,7 @@ class LowRank(_Shown):
     v: Float[Tensor, "rank d_model"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Dense(_Shown):
     """Add `change^T` to an MLP's output projection W (d_model x d_ff): y + x change.
 
@@ -97,7 +97,7 @@ class Dense(_Shown):
     change: Float[Tensor, "d_ff d_model"]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Joint(_Shown):
     """Several edits at once: what is added is summed, and neurons are scaled before all of it.
 

@@ -80,17 +80,25 @@ class Row(TypedDict, total=False):
     failure: Required[Annotated[str, "why the case could not be edited; empty where it was"]]
     old_ids: Annotated[list[int], "the tokens of `old`", "ids of the tokenizer"]
     new_ids: Annotated[list[int], "the tokens of `new`", "ids of the tokenizer"]
-    pre_answer: Annotated[str, "the unedited model's greedy answer; empty for a sentence"]
+    pre_answer: Annotated[
+        str,
+        "the unedited model's greedy answer, as many tokens as the longer of old and new (a masked "
+        "model's: as new); empty for a sentence",
+    ]
     pre_margin: Annotated[float, "`pre_log_prob_new` - `pre_log_prob_old`", "nats"]
-    pre_log_prob_old: Annotated[float, "log P(old), all its tokens", "nats"]
-    pre_exact_old: Annotated[bool, "whether the greedy answer is old"]
+    pre_log_prob_old: Annotated[
+        float, "log P(old): of all its tokens, each behind the true ones", "nats"
+    ]
+    pre_exact_old: Annotated[bool, "whether the greedy answer, cut to old's length, is old"]
     pre_argmax_old: Annotated[bool, "whether each token of old is the argmax behind those before"]
     pre_token_old: Annotated[float, "share of old's tokens that are", "0 to 1"]
-    pre_log_prob_new: Annotated[float, "log P(new), all its tokens", "nats"]
-    pre_exact_new: Annotated[bool, "whether the greedy answer is new"]
+    pre_log_prob_new: Annotated[
+        float, "log P(new): of all its tokens, each behind the true ones", "nats"
+    ]
+    pre_exact_new: Annotated[bool, "whether the greedy answer, cut to new's length, is new"]
     pre_argmax_new: Annotated[bool, "whether each token of new is the argmax behind those before"]
     pre_token_new: Annotated[float, "share of new's tokens that are", "0 to 1"]
-    post_answer: Annotated[str, "the edited model's greedy answer; empty for a sentence"]
+    post_answer: Annotated[str, "as `pre_answer`, of the edited model"]
     post_margin: Annotated[float, "`post_log_prob_new` - `post_log_prob_old`", "nats"]
     post_log_prob_old: Annotated[float, "as `pre_log_prob_old`, of the edited model", "nats"]
     post_exact_old: Annotated[bool, "as `pre_exact_old`, of the edited model"]
@@ -210,8 +218,15 @@ def rows_frame(rows: Sequence[Row] = ()) -> pd.DataFrame:
     return found
 
 
-def read_rows(path: Path) -> pd.DataFrame:
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, filters: Any = None
+) -> pd.DataFrame:
     """The rows of a file.
+
+    Args:
+        path: The file.
+        columns: Those to read; None for all.
+        filters: Which rows, as `pyarrow.parquet.read_table` takes it; None for all.
 
     Raises:
         ValueError: If it lacks columns: it is of another version.
@@ -219,12 +234,26 @@ def read_rows(path: Path) -> pd.DataFrame:
     """
     import pyarrow.parquet as pq
 
-    found = pq.read_table(path)
-    if missing := [one.name for one in COLUMNS if one.name not in found.column_names]:
-        written = (found.schema.metadata or {}).get(b"schema_version", b"an older one").decode()
+    names = [one.name for one in COLUMNS] if columns is None else list(columns)
+    written = pq.read_schema(path)
+    if missing := [name for name in names if name not in written.names]:
+        version = (written.metadata or {}).get(b"schema_version", b"an older one").decode()
         raise ValueError(
-            f"{path} has no column {', '.join(missing)}: its rows are of schema version {written}, "
+            f"{path} has no column {', '.join(missing)}: its rows are of schema version {version}, "
             f"this program reads {SCHEMA_VERSION}; run its config again"
         )
+    found = pq.read_table(path, columns=names, filters=filters)
     rows: pd.DataFrame = found.to_pandas()
     return rows
+
+
+def head_rows(path: Path, rows: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of the first rows of a file, of which no more is read."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    # A batch, not the file: rows may be millions.
+    batches = pq.ParquetFile(path).iter_batches(max(rows, 1), columns=list(columns))
+    first = next(batches, None)
+    values = {} if first is None else first.to_pydict()
+    return pd.DataFrame(values, columns=list(columns)).head(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,14 @@ def test_naming_columns_loads_no_library_of_tables() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_documented_columns_are_those_there_are() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+    for one in COLUMNS:
+        always = ", *always*" if one.required else ""
+        lines.append(f"| `{one.name}` | {one.type}{always} | {one.unit} | {one.meaning} |")
+    expected = "\n".join(lines)
+    (found,) = re.findall(r"<!-- columns -->\n(.*?)\n?<!-- end -->", page, flags=re.DOTALL)
+    assert found == expected, f"docs/results.md should have\n{expected}"

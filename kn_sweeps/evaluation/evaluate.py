@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 
-from kn_sweeps.cases import Case, Intent, Probe, Query
+from kn_sweeps.cases import Case, Intent, Probe
 from kn_sweeps.edits import Edit, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.asking import (
@@ -23,7 +22,6 @@ from kn_sweeps.models.asking import (
     score_sentences,
 )
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.tokenization import UnscorableError
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
 from kn_sweeps.row import Row
@@ -72,7 +70,7 @@ def evaluate(
 
     Args:
         lm: The model, unchanged; it is unchanged again on return.
-        cases: Cases whose probes can be tokenised (see `scorable`).
+        cases: Cases whose probes can be tokenised (see `selection.scorable`).
         plan: Their edits.
         intent: What the edits are for.
         step: What rows say of the edits that are in effect.
@@ -118,44 +116,6 @@ def evaluate(
             row: Row = {**about, "probe": n, "kind": probe.kind}
             rows.append(_scored(row, probe, answers.of(probe, None), answers.of(probe, edit)))
     return rows
-
-
-def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict[str, list[str]]]:
-    """Keep the cases, and of each the probes, that the tokenizer can put together.
-
-    Returns:
-        The cases, and by reason what was left out: one message a case, probe or prompt.
-    """
-    kept: list[Case] = []
-    left_out: dict[str, list[str]] = {}
-
-    def fits(what: str, query: Query, *targets: str) -> bool:
-        try:
-            for target in targets:
-                lm.encode(query, target)
-        except UnscorableError as error:
-            left_out.setdefault(f"{what}: {error.reason}", []).append(str(error))
-            return False
-        return True
-
-    for case in cases:
-        if (edit := case.edit) is not None:
-            if not fits("case", edit.query, edit.old, edit.new):
-                continue
-            answers = case.seen_answers or (edit.old,) * len(case.seen)
-            fitting = [
-                fits("prompt", query, *dict.fromkeys((answer, edit.old, edit.new)))
-                for query, answer in zip(case.seen, answers, strict=True)
-            ]
-            case = replace(
-                case,
-                seen=tuple(itertools.compress(case.seen, fitting)),
-                seen_answers=tuple(itertools.compress(case.seen_answers, fitting)),
-            )
-        probes = tuple(p for p in case.probes if fits("probe", p.query, p.old, p.new))
-        if edit is not None or probes:
-            kept.append(replace(case, probes=probes))
-    return kept, left_out
 
 
 def _ask(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kn_sweeps.cases import Case
+from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
-from kn_sweeps.row import Row
+from kn_sweeps.row import Row, rows_frame
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
@@ -42,10 +43,6 @@ class Measurement(Protocol):
 
 def known(rows: Sequence[Row]) -> set[str]:
     """The cases whose old answer the unedited model gives: greedily, or by preference."""
-    return {
-        row["case"]
-        for row in rows
-        if row["kind"] == "edit"
-        and row["after"] == "edit"
-        and (row["pre_margin"] < 0 if row["task"] == "syntax" else row["pre_exact_old"])
-    }
+    edits = [row for row in rows if (row["kind"], row["after"]) == ("edit", "edit")]
+    said = answered(rows_frame(edits), "pre", "old", "exact")
+    return {row["case"] for row, one in zip(edits, said, strict=True) if one == 1}

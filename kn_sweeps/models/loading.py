@@ -1,8 +1,8 @@
 """What a model is to a config: something that names its weights, fetches them and loads them.
 
 Each subclass (`pretrained`, `gguf`) is one kind of `model` config: it says where a checkpoint's
-folder is (`checkpoints` reads it) and which weights it names. Only safetensors are read, and no
-code of a checkpoint is ever run.
+folder is (`checkpoints` reads it) and which weights it names. No code of a checkpoint is ever
+run, and of pickled weights nothing but tensors is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from kn_sweeps.models.language_model import LanguageModel
 
-Source = Literal["bundled", "hub"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
@@ -32,7 +30,6 @@ class Model(ABC):
 
     Attributes:
         label: What tables call it.
-        data_source: Where its datasets come from unless the dataset says otherwise.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
@@ -41,7 +38,6 @@ class Model(ABC):
     """
 
     label: str
-    data_source: Source
     start_token: str | None = None
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
@@ -77,6 +73,16 @@ class Model(ABC):
         Raises:
             ValueError: If it cannot be found.
         """
+
+    def check(self) -> None:
+        """Fetch it, and refuse what loading would refuse, short of the weights' numbers.
+
+        Raises:
+            ValueError: If it cannot be had, or would not load.
+        """
+        folder = self.fetch()
+        with self._named():
+            checkpoints.check(folder)
 
     def described(self) -> Described | None:
         """What its config tells; None where it is not on this machine.

@@ -13,14 +13,13 @@ import torch
 from kn_sweeps.cases import Case, Intent, Query
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluation.evaluate import evaluate as rows_of
-from kn_sweeps.evaluation.evaluate import scorable
 from kn_sweeps.evaluation.regimes import Steps
-from kn_sweeps.metrics.base import Results
+from kn_sweeps.evaluation.selection import scorable
+from kn_sweeps.metrics.base import Results, measured
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.notebook.cases import asked, listed
 from kn_sweeps.notebook.presets import default_metrics
 from kn_sweeps.plans import Plan
-from kn_sweeps.records.results import measured
 from kn_sweeps.row import Row, rows_frame
 from kn_sweeps.showing.sheets import Sheet, Shown, probability
 

@@ -74,7 +74,7 @@ def test_a_model_that_changed_since_it_was_edited_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = folder(tmp_path / "m")
-    where = ("model=gpt2", f"model.name={at}", "model.layers=5", "model.data_source=bundled")
+    where = ("model=gpt2", f"model.name={at}", "model.layers=5", "dataset.source=bundled")
     directory = _run(tmp_path, *where, "method=rome", "method.layer=1", "method.steps=2")
     case = pd.read_parquet(directory / "rows.parquet")["case"].iloc[0]
     write(at, {name: tensor * 1.01 for name, tensor in weights(at).items()})

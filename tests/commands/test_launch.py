@@ -64,6 +64,12 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         (["dataset.root=nowhere"], "does not exist"),
         (["dataset.paradigms=[determiner_noun_agreement_2]"], "no causal LM can be edited on"),
         (["model=gpt2"], "model.name=/path/to/folder"),
+        (["model=./mine/"], "of a folder say model=checkpoint model.name=DIR"),
+        (["model=checkpoint"], "model.name has no value yet (it is ???): say model.name=VALUE"),
+        (
+            ["model=checkpoint", "model.name=a/b", "method=rome", "method.steps=9"],
+            "not tuned for model b: say all of method.clamp_norm, method.layer, method.weight",
+        ),
         (["metric=[reliabilty]"], "choose from cooccurrence, forgetting, generality, localisation"),
     ],
 )

@@ -422,7 +422,7 @@ def test_a_copy_of_the_project_runs_its_own_code_on_the_nodes(sweep: Sweep) -> N
     for name in ("kn_sweeps", "hydra_plugins", "conf", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "launch.py", copy)
-    rows = copy / "kn_sweeps" / "rows.py"
+    rows = copy / "kn_sweeps" / "row.py"
     text = rows.read_text()
     rows.write_text(re.sub(r"^SCHEMA_VERSION = .*$", "SCHEMA_VERSION = 1000", text, flags=re.M))
     command = sweep.command("+method.how=quick")
