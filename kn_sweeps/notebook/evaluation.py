@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ def top(lm: LanguageModel, prompt: Case | Query | str, k: int = 5) -> pd.DataFra
     found = lm.log_probs(lm.batch([ids]), [0], [at])[0].exp().topk(k)
     tokens = found.indices.tolist()
     table: dict[str, list[Any]] = {
-        "token": [lm.tokenizer.decode([token]).replace(" ", "␣") for token in tokens],
+        "token": [str(lm.tokenizer.decode([token])).replace(" ", "␣") for token in tokens],
         "probability": found.values.tolist(),
     }
     if isinstance(prompt, Case) and prompt.edit is not None:
@@ -98,7 +98,7 @@ class Evaluation(Shown):
         return Sheet(title, lines, head, ["all columns: .rows; what they amount to: .metrics()"])
 
 
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
+def _cells(row: Mapping[Hashable, Any]) -> Iterator[str]:
     """A row as it is shown."""
     yield row["kind"] + f" ({row['group']})" * bool(row["group"])
     if row["kind"] == "failed":
