@@ -4,7 +4,7 @@ VENV   ?= .venv
 RUN     = $(VENV)/bin/python
 READY   = $(VENV)/.ready
 
-.PHONY: help demo test check clean install
+.PHONY: help demo test check docs clean install
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,12 +23,16 @@ demo: $(READY)  ## knowledge neurons and ROME on minimal pairs, then the compari
 	@$(RUN) -m analysis.report results/default
 
 test: $(READY)  ## the whole test suite
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, formatting and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(READY)  ## the documentation as a site, in site/; links are checked
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html; with its search: $(RUN) -m http.server --directory site"
 
 clean:  ## remove .venv (results stay)
 	rm -rf $(VENV)

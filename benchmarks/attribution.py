@@ -41,8 +41,8 @@ from benchmarks.measuring import (
 )
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.attribution.quadrature import FLOOR, Quadrature
-from kn_sweeps.data.blimp import available_paradigms, read_paradigm
-from kn_sweeps.data.sources import Source, resolve_source
+from kn_sweeps.data.blimp import Blimp, available_paradigms, read_paradigm
+from kn_sweeps.data.sources import Source
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded, UnscorableError
 from tests.reference.integrated_gradients import knowledge_neurons_reference
@@ -129,7 +129,7 @@ def measure(lm: LanguageModel, prompts: Sequence[Encoded], converged: int = 512)
 def smollm2(root: str, count: int, min_tokens: int) -> tuple[LanguageModel, list[Encoded]]:
     """SmolLM2-135M and official BLiMP pairs, in turn from each paradigm it can be asked about."""
     lm = configured_model("smollm2_135m")
-    source = resolve_source("blimp", "hub", root)
+    source = Blimp(source="hub", root=root).resolved()
     pools = [_askable(lm, source, name, min_tokens) for name in available_paradigms(source)]
     prompts: list[Encoded] = []
     while len(prompts) < count:

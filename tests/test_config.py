@@ -19,6 +19,14 @@ GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in ("model", "dataset", "method", "metric", "measurement", "tracker")
 }
+ASKED = {"checkpoint": ["model.name=somebody/model"]}
+"""What a choice cannot do without."""
+OTHERS = {
+    **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft")},
+    "alphaedit": ["tuned/memit@method=gpt2", "tuned/alphaedit@method=gpt2"],
+    "random_rome": ["tuned/rome@method.of=gpt2"],
+}
+"""How a method takes what is tuned for another model."""
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
 
@@ -31,7 +39,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_yaml_composes_instantiates_and_spells_out_its_fields(group: str, name: str) -> None:
     several = group in ("metric", "measurement")
-    config = composed(f"{group}=[{name}]" if several else f"{group}={name}")
+    config = composed(f"{group}=[{name}]" if several else f"{group}={name}", *ASKED.get(name, []))
     made = getattr(build(config, RunConfig), group)
     node = config[group]
     if several:
@@ -61,11 +69,17 @@ def test_every_launcher_spells_out_its_settings() -> None:
 
 
 def test_every_group_combines_with_every_other() -> None:
-    # Datasets and methods refer to the model, never to each other: pairs with it are all there is.
-    pairs = [("dataset", name) for name in GROUPS["dataset"]]
-    pairs += [("method", name) for name in GROUPS["method"]]
-    for model, (group, name) in itertools.product(GROUPS["model"], pairs):
-        build(composed(f"model={model}", f"{group}={name}"), RunConfig)
+    # Datasets and methods refer to the model, never to each other: pairs with it are all there is,
+    # and one config holds two of them.
+    datasets, methods = GROUPS["dataset"], GROUPS["method"]
+    pairs = list(zip(itertools.cycle(datasets), methods, strict=False))
+    assert {dataset for dataset, _ in pairs} == set(datasets)
+    for model, (dataset, method) in itertools.product(GROUPS["model"], pairs):
+        # Of a model that nothing is tuned for, as of a checkpoint, another one's values are taken.
+        more = [*ASKED[model], *OTHERS.get(method, [])] if model in ASKED else []
+        build(
+            composed(f"model={model}", f"dataset={dataset}", f"method={method}", *more), RunConfig
+        )
 
 
 @pytest.mark.parametrize("name", [n for n in GROUPS["method"] if not n.startswith("random")])

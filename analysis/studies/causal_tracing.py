@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.runs import Run, about
 from analysis.studies.drawing import PAGE, Drawing, by_setting, dataset_name, heat
 from kn_sweeps.cases import COMPONENTS, ROLES
-from kn_sweeps.metrics.base import cluster_bootstrap
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.tracing import NAME
 
 TITLES = {"state": "one state", "mlp": "MLPs in a window", "attention": "attentions in a window"}
@@ -35,7 +35,7 @@ def _numbers(run: Run) -> pd.DataFrame:
     total = float((cases["clean"] - cases["corrupted"]).mean())
     lines = []
     for (component, role, layer), rows in records.groupby(["component", "role", "layer"]):
-        estimate = cluster_bootstrap(rows["effect"], rows["case"], resamples=500)
+        estimate = Bootstrap(resamples=500).mean(rows["effect"], rows["case"])
         lines.append(
             {
                 **about(run),

@@ -22,13 +22,21 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kn_sweeps.data.sources import source_for
+from kn_sweeps.models.pretrained import label_of, layers_of
 from kn_sweeps.records.folders import sweep_folder
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 # Asked before anything is written, for Hydra makes the folder that it gives.
 OmegaConf.register_new_resolver(
     "sweep_folder", lambda *place: str(sweep_folder(*map(str, place))), replace=True
 )
+# What conf/model/checkpoint.yaml tells of a folder or hub id, and where a model's data are.
+OmegaConf.register_new_resolver("checkpoint_label", lambda name: label_of(str(name)), replace=True)
+OmegaConf.register_new_resolver(
+    "checkpoint_layers", lambda name: layers_of(str(name)), replace=True
+)
+OmegaConf.register_new_resolver("source_for", source_for, replace=True)
 
 
 class Sweeper(BasicSweeper):
@@ -41,7 +49,7 @@ class Sweeper(BasicSweeper):
 class SweepLauncher(Launcher):
     """Composes every config and hands them over; see the subclasses."""
 
-    kind: ClassVar[Kind | Literal["prefetch"]]
+    kind: ClassVar[LauncherKind | Literal["prefetch"]]
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings of `conf/hydra/launcher`; they are checked when used."""

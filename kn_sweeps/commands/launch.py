@@ -24,15 +24,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
+from kn_sweeps.methods.tuned import untuned
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.progress.interruption import Interrupted, listening
 from kn_sweeps.records.files import about_files, user_path
 from kn_sweeps.records.provenance import commit
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launch import Ended, Launcher
@@ -62,7 +64,7 @@ def _launch(config: DictConfig) -> Value:
 
 def _one(resolved: Any) -> Value:
     from kn_sweeps.config import without_models
-    from kn_sweeps.records.results import objective
+    from kn_sweeps.records.summary import objective
     from kn_sweeps.sweeps.launch import launch
     from kn_sweeps.sweeps.submit import Local
 
@@ -97,7 +99,7 @@ def named(overrides: Iterable[str]) -> str:
 
 def launch_composed(
     composed: Sequence[tuple[str, Mapping[str, Any]]],
-    kind: Kind | Literal["prefetch"],
+    kind: LauncherKind | Literal["prefetch"],
     settings: Mapping[str, Any],
     sweeper: str | None = None,
 ) -> list[Value | RunFailed]:
@@ -162,18 +164,19 @@ def _with_results(options: LaunchConfig, sweeper: str) -> LaunchConfig:
 
 def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
     """What a run returns; what could not be is told."""
-    from kn_sweeps.records.results import objective, read_summary
+    from kn_sweeps.records.run_directory import RunDirectory
+    from kn_sweeps.records.summary import objective
 
     if ended.error is not None:
         return RunFailed(f"run {ended.directory.name} failed")
     if options.objective is None:
         return str(ended.directory)
-    summary = read_summary(ended.directory)
-    if summary is None:
+    directory = RunDirectory(ended.directory)
+    if not directory.done():
         return RunFailed(f"run {ended.directory.name} is not finished")
     try:
         with _explained():
-            return objective(summary, options.objective)
+            return objective(directory.summary(), options.objective)
     except RunFailed:
         return RunFailed(f"run {ended.directory.name} does not have the objective")
 
@@ -239,6 +242,9 @@ def explain(error: BaseException) -> str:
     while cause is not None and not isinstance(cause, OmegaConfBaseException):
         cause = cause.__cause__
     message = str(error).strip()
+    if isinstance(cause, InterpolationToMissingValueError):
+        wanted = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
+        return f"{wanted} has no value yet (it is ???): say {wanted}=VALUE"
     if isinstance(cause, InterpolationResolutionError):
         # What a resolver of ours refused it said in a sentence.
         message = message.split("\n")[0].removeprefix(_RESOLVING)
@@ -246,10 +252,15 @@ def explain(error: BaseException) -> str:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
+        told = untuned(parent._get_root(), str(place), CONF) if parent is not None else None
+        if told is not None:
+            return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
         return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
+    if (folder := re.search(r"Could not (?:find|load) 'model/(\S*/\S*)'", message)) is not None:
+        return f"model={folder[1]} names no preset; of a folder say model=checkpoint model.name=DIR"
     if (group := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
         choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
         near = did_you_mean(group[2], choices)

@@ -35,7 +35,7 @@ from kn_sweeps.progress.interruption import STOPPED, Interrupted, listening
 from kn_sweeps.progress.pace import pace
 from kn_sweeps.records.files import about_files, holder
 from kn_sweeps.records.folders import find_folders, sweeps_in
-from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.run_directory import RunDirectory, runs_in
 from kn_sweeps.records.status import FAILED
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.record import Launch, forget_runs, launches, place_of, planning
@@ -70,7 +70,7 @@ def _sweeps(names: Sequence[str]) -> list[Path]:
     """The sweeps that are meant; of a folder of sweeps all of them."""
     found: list[Path] = []
     for folder in find_folders(names):
-        inside = [] if launches(folder) or any(folder.glob("*/config.yaml")) else sweeps_in(folder)
+        inside = [] if launches(folder) or runs_in(folder) else sweeps_in(folder)
         found += [folder / name for name in inside] or [folder]
     return found
 
@@ -253,7 +253,7 @@ def forget(sweep: Path) -> int:
         forget_runs(sweep, failed)
         for run in failed:
             directory = RunDirectory(sweep / run)
-            if not (directory.busy() or directory.chunk(0) is not None or directory.done()):
+            if not (directory.busy() or directory.chunks.get(0) is not None or directory.done()):
                 shutil.rmtree(directory.path, ignore_errors=True)
     return len(failed)
 
@@ -270,7 +270,7 @@ def logs(sweep: Path, name: str) -> None:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
         raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
     (one,) = matching
-    files = [sweep / one.run.id / "run.log"]
+    files = [RunDirectory(sweep / one.run.id).log_path]
     files += [path for suffix in (".out", ".err") for path in _task_logs(one, suffix)]
     for path in files:
         print(f"== {path}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 from kn_sweeps.cases import Case, LeftOut, LMKind
-from kn_sweeps.data.sources import SourceName
+from kn_sweeps.data.sources import Source, SourceName, resolve_source
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,16 @@ class Loaded:
 class Dataset(Protocol):
     """A source of cases. A frozen dataclass whose fields are its options."""
 
+    def pinned(self) -> Self:
+        """The same data, named so that they cannot become others while a run waits.
+
+        Raises:
+            UnreachableError: If neither a hub nor this machine can tell.
+            ValueError: If there are no such data.
+        """
+
     def fingerprint(self) -> str:
-        """Hash of the data files, or `hub`: it says whether two runs read the same data."""
+        """Hash of the data files, or of their commit: whether two runs read the same data."""
 
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases.
@@ -46,6 +55,46 @@ class Dataset(Protocol):
         Raises:
             ValueError: If a name is unknown, a file is missing or malformed, or nothing is left.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Official(ABC):
+    """Data that ship with the package in a small invented form, and are published elsewhere.
+
+    Attributes:
+        source: `bundled`, `hub` (where they are published) or `local`.
+        root: Folder with the official files; it wins over `source`.
+        revision: Which state of what is published: a branch, tag or commit; null for the latest.
+            Runs keep the commit.
+    """
+
+    folder: ClassVar[str]
+    """What its folder is called: in the package, and below KN_SWEEPS_DATA."""
+
+    source: str = "bundled"
+    root: str | None = None
+    revision: str | None = None
+
+    @abstractmethod
+    def commit(self) -> str:
+        """The commit of what is published that `revision` names now."""
+
+    def resolved(self) -> Source:
+        """Where the files are read from.
+
+        Raises:
+            ValueError: If `source` is unknown, a folder does not exist, or the commit cannot be
+                told.
+        """
+        return resolve_source(self.folder, self.source, self.root, self.commit)
+
+    def pinned(self) -> Self:
+        """The same data; what is published is named by its commit."""
+        return replace(self, revision=self.resolved().commit or self.revision)
+
+    def fingerprint(self) -> str:
+        """Hash of the files, or of their commit."""
+        return self.resolved().fingerprint()
 
 
 def left_out(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from kn_sweeps.cases import OTHER_PHENOMENON, SAME_PARADIGM, Case, LMKind, Probe, ProbeKind, Query
-from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
+from kn_sweeps.data.base import Loaded, Official, check_counts, check_share, left_out
 from kn_sweeps.data.sources import (
     Source,
     Table,
     check_names,
     cleaned,
+    hub_configs,
+    hub_folder,
+    hub_rows,
     read_jsonl,
-    resolve_source,
 )
 from kn_sweeps.data.triggers import find_trigger
+from kn_sweeps.records.hub import commit_of
 from kn_sweeps.seeding import shuffler
 
 HUB_NAME = "nyu-mll/blimp"
@@ -77,6 +79,42 @@ class Pair:
         """The trigger in lower case."""
         return self.query.subject_text.lower()
 
+    @classmethod
+    def of(
+        cls,
+        good: str,
+        bad: str,
+        *,
+        index: int = 0,
+        term: str = "",
+        paradigm: str = "",
+        one_prefix: bool = True,
+    ) -> Pair:
+        """Two sentences, with the words by which they differ found."""
+        left = list(_TOKEN.finditer(good))
+        right = list(_TOKEN.finditer(bad))
+        shortest = min(len(left), len(right))
+        first = next((i for i in range(shortest) if left[i][0] != right[i][0]), shortest)
+        last = next(
+            (i for i in range(shortest - first) if left[-1 - i][0] != right[-1 - i][0]),
+            shortest - first,
+        )
+        old = _between(good, left[first : len(left) - last])
+        new = _between(bad, right[first : len(right) - last])
+        start = left[first].start() if first < len(left) else len(good)
+        return cls(
+            index=index,
+            good=good,
+            bad=bad,
+            term=term,
+            paradigm=paradigm,
+            one_prefix=one_prefix,
+            prefix=good[:start],
+            old=old,
+            new=new,
+            suffix=good[start + len(old) :],
+        )
+
     def why_not(self, kind: LMKind) -> str | None:
         """Why this kind of LM cannot be asked for the critical word; None if it can."""
         if not self.old or not self.new:
@@ -106,13 +144,22 @@ class Paradigm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blimp:
+class BlimpFiles(Official):
+    """BLiMP's files: one `PARADIGM.jsonl` a paradigm, or the hub's data set."""
+
+    folder = "blimp"
+
+    def commit(self) -> str:
+        """The hub's commit."""
+        return commit_of(HUB_NAME, self.revision, "dataset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blimp(BlimpFiles):
     """Minimal pairs with same-form prompts, rephrasings and neighbours.
 
     Attributes:
         paradigms: Which; None for all the source has (and, for an edit, this LM can be asked).
-        source: `bundled`, `hub` or `local`.
-        root: Folder with one `PARADIGM.jsonl` a paradigm; it wins over `source`.
         seen_share: Share of a paradigm's pairs a method may see; the others judge the edit.
         max_seen: Most prompts with the same target form a method sees.
         rephrasings: Most held-out sentences with the same trigger and forms a case.
@@ -122,8 +169,6 @@ class Blimp:
     """
 
     paradigms: tuple[str, ...] | None = None
-    source: str = "bundled"
-    root: str | None = None
     seen_share: float = 0.5
     max_seen: int = 10
     rephrasings: int = 4
@@ -140,13 +185,9 @@ class Blimp:
             elsewhere=self.elsewhere,
         )
 
-    def fingerprint(self) -> str:
-        """Hash of the source's files; see `Dataset.fingerprint`."""
-        return resolve_source("blimp", self.source, self.root).fingerprint()
-
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases; see `Dataset.load`."""
-        source = resolve_source("blimp", self.source, self.root)
+        source = self.resolved()
         known = available_paradigms(source)
         wanted = list(known) if self.paradigms is None else list(self.paradigms)
         check_names(wanted, known, "paradigm")
@@ -313,10 +354,7 @@ def available_paradigms(source: Source) -> tuple[str, ...]:
         if not names:
             raise ValueError(f"{source.root} has no paradigm; expected PARADIGM.jsonl files")
         return names
-    import datasets  # slow to import, and needed for the hub only
-
-    with _hub_errors():
-        return tuple(sorted(datasets.get_dataset_config_names(HUB_NAME)))
+    return hub_configs(hub_folder(HUB_NAME, source))
 
 
 def read_paradigm(source: Source, name: str) -> Paradigm:
@@ -332,12 +370,9 @@ def read_paradigm(source: Source, name: str) -> Paradigm:
             if row["UID"] != name:
                 raise ValueError(f"{path}, entry {number}: its UID is {row['UID']!r}, not {name!r}")
     else:
-        import datasets
-
         table = Table([], Counter())
-        with _hub_errors():
-            for row in datasets.load_dataset(HUB_NAME, name, split="train"):
-                table.rows.append(cleaned(row, _KEYS, _UNREAD, table.notes))
+        for row in hub_rows(hub_folder(HUB_NAME, source), name):
+            table.rows.append(cleaned(row, _KEYS, _UNREAD, table.notes))
     pairs: dict[tuple[str, str], Pair] = {}
     reasons: Counter[str] = Counter()
     for index, row in enumerate(table.rows):
@@ -353,29 +388,13 @@ def read_paradigm(source: Source, name: str) -> Paradigm:
 
 
 def _pair(index: int, row: dict[str, Any]) -> Pair:
-    good, bad = row["sentence_good"], row["sentence_bad"]
-    left = list(_TOKEN.finditer(good))
-    right = list(_TOKEN.finditer(bad))
-    shortest = min(len(left), len(right))
-    first = next((i for i in range(shortest) if left[i][0] != right[i][0]), shortest)
-    last = next(
-        (i for i in range(shortest - first) if left[-1 - i][0] != right[-1 - i][0]),
-        shortest - first,
-    )
-    old = _between(good, left[first : len(left) - last])
-    new = _between(bad, right[first : len(right) - last])
-    start = left[first].start() if first < len(left) else len(good)
-    return Pair(
+    return Pair.of(
+        row["sentence_good"],
+        row["sentence_bad"],
         index=index,
-        good=good,
-        bad=bad,
         term=row["linguistics_term"],
         paradigm=row["UID"],
         one_prefix=bool(row["one_prefix_method"]),
-        prefix=good[:start],
-        old=old,
-        new=new,
-        suffix=good[start + len(old) :],
     )
 
 
@@ -398,19 +417,6 @@ def _refusal(invalid: list[str], kind: LMKind, source: Source, known: tuple[str,
         f"no {kind} LM can be edited on {', '.join(invalid)}: {reason}. "
         f"Choose from {', '.join(valid)}; or score whole sentences with method=none"
     )
-
-
-@contextmanager
-def _hub_errors() -> Iterator[None]:
-    """Say what to do where there is no hub."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"BLiMP could not be read from the hub ({HUB_NAME}): {str(error).splitlines()[0]}. "
-            "Download it elsewhere and name its folder with dataset.root=DIR or "
-            "KN_SWEEPS_DATA=DIR (DIR/blimp/PARADIGM.jsonl), or use dataset.source=bundled"
-        ) from error
 
 
 def _grouped(

@@ -12,8 +12,8 @@ from typing import Literal
 
 from kn_sweeps.cases import Case, LMKind, Probe, Query
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
-from kn_sweeps.data.blimp import Pair, available_paradigms, read_paradigm
-from kn_sweeps.data.sources import Source, check_names, resolve_source
+from kn_sweeps.data.blimp import BlimpFiles, Pair, available_paradigms, read_paradigm
+from kn_sweeps.data.sources import Source, check_names
 from kn_sweeps.seeding import shuffler
 
 DETERMINERS = {"this": "singular", "that": "singular", "these": "plural", "those": "plural"}
@@ -50,7 +50,7 @@ class _Agreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Determiners:
+class Determiners(BlimpFiles):
     """Agreement of a determiner and its noun in one slot.
 
     A masked LM is asked for the determiner, before a noun that it reads. A causal LM reads nothing
@@ -62,8 +62,6 @@ class Determiners:
             those as another) or `determiner` (each on its own).
         paradigm: A BLiMP paradigm whose sentences differ in a demonstrative (masked LMs) or in the
             noun behind one (causal LMs); null for the first of determiner_noun_agreement that does.
-        source: `bundled`, `hub` or `local`.
-        root: Folder with one `PARADIGM.jsonl` a paradigm; it wins over `source`.
         seen_share: Share of the sentences that may locate.
         max_seen: Most sentences of each determiner that do.
         modifiers: Whether the 24 prenominal modifiers are followed in every case.
@@ -71,8 +69,6 @@ class Determiners:
 
     by: Literal["number", "determiner"] = "number"
     paradigm: str | None = None
-    source: str = "bundled"
-    root: str | None = None
     seen_share: float = 0.5
     max_seen: int = 10
     modifiers: bool = True
@@ -82,14 +78,10 @@ class Determiners:
         check_share(self.seen_share)
         check_counts(max_seen=self.max_seen)
 
-    def fingerprint(self) -> str:
-        """Hash of the source's files; see `Dataset.fingerprint`."""
-        return resolve_source("blimp", self.source, self.root).fingerprint()
-
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases, `limit` a source; every one can be edited."""
         del editable
-        source = resolve_source("blimp", self.source, self.root)
+        source = self.resolved()
         sentences = self._sentences(source, kind)
         shuffler(seed, "determiners").shuffle(sentences)
         cut = max(1, round(len(sentences) * self.seen_share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from kn_sweeps.cases import (
     Probe,
     Query,
 )
-from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
+from kn_sweeps.data.base import Loaded, Official, check_counts, check_share, left_out
 from kn_sweeps.data.relations import (
+    COMMIT,
     Fact,
     Relation,
     Synonym,
@@ -27,7 +29,7 @@ from kn_sweeps.data.relations import (
     read_synonyms,
     synonym_folder,
 )
-from kn_sweeps.data.sources import check_names, resolve_source
+from kn_sweeps.data.sources import check_names
 from kn_sweeps.seeding import shuffler
 
 INVERSES = {"P36": "P1376", "P1376": "P36"}
@@ -35,13 +37,11 @@ INVERSES = {"P36": "P1376", "P1376": "P36"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParaRel:
+class ParaRel(Official):
     """Facts with paraphrases, neighbours, reversals and synonyms.
 
     Attributes:
         relations: Which; None for all the source has.
-        source: `bundled`, `hub` or `local`.
-        root: Folder with `patterns/` and `facts/`; it wins over `source`.
         seen_share: Share of a relation's phrasings a method may see; the others judge generality.
         rephrasings: Most held-out phrasings a case.
         neighbours: Most neighbours of each set a case.
@@ -52,8 +52,6 @@ class ParaRel:
     """
 
     relations: tuple[str, ...] | None = None
-    source: str = "bundled"
-    root: str | None = None
     seen_share: float = 0.5
     rephrasings: int = 4
     neighbours: int = 4
@@ -71,15 +69,25 @@ class ParaRel:
             elsewhere=self.elsewhere,
         )
 
+    folder = "pararel"
+
+    def commit(self) -> str:
+        """What is published is read at one commit of its repository."""
+        if self.revision and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"dataset.revision={self.revision}: name a commit of ParaRel's repository by its "
+                f"40 digits; null for {COMMIT}"
+            )
+        return self.revision or COMMIT
+
     def fingerprint(self) -> str:
-        """Hash of the source's files and the synonyms; see `Dataset.fingerprint`."""
-        source = resolve_source("pararel", self.source, self.root)
-        return source.fingerprint("facts", "patterns", also=synonym_folder())
+        """Hash of the files, or of their commit, and of the synonyms."""
+        return self.resolved().fingerprint("facts", "patterns", also=synonym_folder())
 
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases; every fact can be edited, so `editable` changes nothing."""
         del editable
-        source = resolve_source("pararel", self.source, self.root)
+        source = self.resolved()
         known = available_relations(source)
         wanted = list(known) if self.relations is None else list(self.relations)
         check_names(wanted, known, "relation")

@@ -13,11 +13,10 @@ from pathlib import Path
 from kn_sweeps.cases import LMKind, Query
 from kn_sweeps.data.sources import Source, downloaded, read_jsonl
 
-_RAW = "https://raw.githubusercontent.com/yanaiela/pararel/main/data"
-_RAW_FOLDERS = {
-    "patterns": f"{_RAW}/pattern_data/graphs_json",
-    "facts": f"{_RAW}/trex_lms_vocab",
-}
+COMMIT = "845c42a218d9d26ae9d2cc9ba2ba780741c4e57e"
+"""Of the repository that ParaRel is published in, whose files have not changed since."""
+_REPOSITORY = "yanaiela/pararel"
+_RAW_FOLDERS = {"patterns": "data/pattern_data/graphs_json", "facts": "data/trex_lms_vocab"}
 RELATIONS = (
     *("P1001", "P101", "P103", "P106", "P108", "P127", "P1303", "P131", "P136", "P1376", "P138"),
     *("P140", "P1412", "P159", "P17", "P176", "P178", "P19", "P190", "P20", "P264", "P27", "P276"),
@@ -182,7 +181,10 @@ def synonym_folder() -> Path:
 def _path(source: Source, part: str, name: str) -> Path:
     if source.root is not None:
         return source.root / part / f"{name}.jsonl"
-    return downloaded(f"{_RAW_FOLDERS[part]}/{name}.jsonl", f"pararel/{part}/{name}.jsonl")
+    return downloaded(
+        f"{_REPOSITORY}/{source.commit}/{_RAW_FOLDERS[part]}/{name}.jsonl",
+        f"pararel/{source.commit}/{part}/{name}.jsonl",
+    )
 
 
 def _ends_with_object(pattern: str) -> bool:

@@ -10,7 +10,7 @@ import unicodedata
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,8 +19,12 @@ from typing import Any, Literal, get_args
 from kn_sweeps.mistakes import did_you_mean, shortened
 from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.files import user_path
+from kn_sweeps.records.hub import fetched
 
 SourceName = Literal["bundled", "hub", "local"]
+GITHUB = "https://raw.githubusercontent.com"
+DATA_FILES = ("README.md", "*.parquet", "*.jsonl", "*.jsonl.gz", "*.json", "*.csv")
+"""What of a data set's repository is fetched: no code."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,23 @@ class Source:
 
     Attributes:
         name: `bundled`, `hub` or `local`.
-        root: The folder that holds the files; None for the hub.
+        root: The folder that holds the files; None for files that are fetched one by one.
+        commit: Of the repository that they are from; None for what is in none.
     """
 
     name: SourceName
     root: Path | None
+    commit: str | None = None
 
     def fingerprint(self, *folders: str, also: Path | None = None) -> str:
-        """Twelve hex digits of the names and contents of the data files; `hub` for the hub.
+        """Twelve hex digits of what is read: names and contents of files, or their commit.
 
         Args:
             folders: Folders below the root that hold the files; none for the root itself.
             also: A folder outside the root that counts too.
         """
-        if self.root is None:
-            return "hub"
-        digest = hashlib.sha256()
-        places = [self.root / name for name in folders] or [self.root]
+        digest = hashlib.sha256((self.commit or "").encode())
+        places = [self.root / name for name in folders or [""]] if self.root else []
         for place in [*places, *([also] if also else [])]:
             for path in sorted(place.glob("*.jsonl")):
                 digest.update(
@@ -55,7 +59,9 @@ class Source:
         return digest.hexdigest()[:12]
 
 
-def resolve_source(dataset: str, source: str, root: str | None) -> Source:
+def resolve_source(
+    dataset: str, source: str, root: str | None, commit: Callable[[], str]
+) -> Source:
     """Decide where a dataset is read from.
 
     A root wins. Otherwise `bundled` is the package's own data, and official data (`hub`, `local`)
@@ -65,9 +71,11 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
         dataset: `blimp` or `pararel`; the folder's name.
         source: `bundled`, `hub` or `local`.
         root: A folder with the official files, or None.
+        commit: Tells which commit of the official repository is read, where one is.
 
     Raises:
-        ValueError: If the source is unknown or its folder does not exist.
+        ValueError: If the source is unknown, its folder does not exist, or the commit cannot be
+            told.
     """
     if source not in get_args(SourceName):
         raise ValueError(
@@ -84,11 +92,61 @@ def resolve_source(dataset: str, source: str, root: str | None) -> Source:
                 "dataset.source=local needs dataset.root=DIR, or KN_SWEEPS_DATA=DIR with "
                 f"DIR/{dataset}"
             )
-        return Source("hub", None)
+        try:
+            return Source("hub", None, commit())
+        except ValueError as error:
+            raise without_hub(error) from error
     folder = user_path(root).absolute()
     if not folder.is_dir():
         raise ValueError(f"{named_by} names the folder {folder}, which does not exist")
     return Source("local", folder)
+
+
+def source_for(model: str) -> SourceName:
+    """Where data come from unless a dataset says otherwise: a tiny model knows the bundled ones.
+
+    Args:
+        model: The `_target_` of the model's config.
+    """
+    return "bundled" if model.endswith(".Bundled") else "hub"
+
+
+def without_hub(error: ValueError) -> ValueError:
+    """Why official data cannot be read from where it is published, and what to do instead."""
+    return type(error)(
+        f"{error}. Download the official files elsewhere and name their folder with "
+        "dataset.root=DIR or KN_SWEEPS_DATA=DIR, or use dataset.source=bundled"
+    )
+
+
+def hub_folder(name: str, source: Source) -> Path:
+    """The files of a data set of the hub at the source's commit, fetched if they are not here.
+
+    Raises:
+        ValueError: If they cannot be had.
+    """
+    assert source.commit is not None
+    try:
+        return fetched(name, source.commit, DATA_FILES, "dataset")
+    except ValueError as error:
+        raise without_hub(error) from error
+
+
+def hub_configs(folder: Path) -> tuple[str, ...]:
+    """Names of the parts of a data set whose files are here, sorted."""
+    import datasets  # slow to import, and needed for the hub only
+
+    return tuple(sorted(datasets.get_dataset_config_names(str(folder))))
+
+
+def hub_rows(folder: Path, config: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a part's split `train`, as its files say; nothing is written beside them."""
+    import datasets
+
+    with tempfile.TemporaryDirectory() as scratch:
+        yield from datasets.load_dataset(
+            str(folder), config, split="train", streaming=True, cache_dir=scratch
+        )
 
 
 @dataclass(frozen=True)
@@ -198,8 +256,13 @@ def check_names(wanted: Sequence[str], known: Sequence[str], what: str) -> None:
             raise ValueError(f"unknown {what} {name!r}{hint}; choose from {', '.join(known)}")
 
 
-def downloaded(url: str, name: str) -> Path:
-    """A cached copy of a raw file.
+def downloaded(address: str, name: str) -> Path:
+    """A cached copy of a raw file of a GitHub repository.
+
+    Args:
+        address: `OWNER/REPOSITORY/COMMIT/PATH`. A mirror that has the same is named by
+            KN_SWEEPS_GITHUB.
+        name: What the copy is called.
 
     Raises:
         ValueError: If it is not cached and cannot be fetched.
@@ -207,15 +270,12 @@ def downloaded(url: str, name: str) -> Path:
     path = cache_directory("data") / name
     if path.is_file():
         return path
+    url = f"{os.environ.get('KN_SWEEPS_GITHUB', GITHUB)}/{address}"
     try:
         with urllib.request.urlopen(url, timeout=30) as response:
             content = response.read()
     except (urllib.error.URLError, OSError) as error:
-        raise ValueError(
-            f"could not fetch {url} ({error}). Download the official files elsewhere and name "
-            "their folder with dataset.root=DIR or KN_SWEEPS_DATA=DIR, or use "
-            "dataset.source=bundled"
-        ) from error
+        raise without_hub(ValueError(f"could not fetch {url} ({error})")) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)

@@ -17,20 +17,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.data.texts import texts_of
+from kn_sweeps.data.texts import fetch_texts, texts_fingerprint, texts_of
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.progress.counting import counting
+from kn_sweeps.progress.saving import kept
 from kn_sweeps.records.cache import cache_directory
-from kn_sweeps.records.files import user_path
 from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damaged
-from kn_sweeps.records.status import kept
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +43,8 @@ class TextSource:
 
     Attributes:
         name: `bundled` (the project's own sentences), a text file or a folder of them (one text
-            a line), or a dataset of the hub as `NAME` or `NAME:CONFIG` with a column `text`.
+            a line), or a dataset of the hub as `NAME`, `NAME:CONFIG` or
+            `NAME:CONFIG@REVISION`, with a column `text`.
         samples: Texts read; null for all.
         max_tokens: Longer texts are cut.
     """
@@ -60,6 +59,14 @@ class TextSource:
             raise ValueError(f"samples must be 2 or more, or null for all; got {self.samples}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be 1 or more, got {self.max_tokens}")
+
+    def fetch(self) -> None:
+        """Have the texts on this machine.
+
+        Raises:
+            ValueError: If they cannot be had.
+        """
+        fetch_texts(self.name, self.samples)
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def _computed(lm: LanguageModel, layers: Sequence[int], source: TextSource) -> d
         sums[layer] = one
     start = next(iter(sums.values())).texts
     log.info("second moments of layers %s over %s", list(layers), source.name)
-    texts = itertools.islice(texts_of(source.name), start, source.samples)
+    texts = itertools.islice(texts_of(source.name, source.samples), start, None)
     wanted = None if source.samples is None else source.samples - start
     with counting("text", wanted) as tell:
         read = start
@@ -225,16 +232,9 @@ def _moment(layer: int, sums: _Sums | None) -> SecondMoment:
 
 def _path(lm: LanguageModel, layer: int, source: TextSource) -> Path:
     about = [VERSION, lm.name, lm.revision, str(lm.model.dtype), layer, asdict(source)]
-    about.append(_fingerprint(source.name))
+    about.append(texts_fingerprint(source.name))
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     return cache_directory("second_moments") / f"{lm.name}-{layer}-{key}.safetensors"
-
-
-def _fingerprint(name: str) -> Any:
-    """Changes when a local file does."""
-    path = user_path(name)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _load(lm: LanguageModel, layer: int, source: TextSource) -> _Sums | None:

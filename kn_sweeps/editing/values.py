@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case
+from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
 from kn_sweeps.models.language_model import LanguageModel
@@ -118,7 +120,7 @@ def optimised(
     Raises:
         ValueError: If the layer does not exist.
     """
-    requests, failed = requests_of(lm, cases, contexts)
+    requests, failed = requests_of(lm, cases, contexts, essence=objective.kl_factor > 0)
     values, messages = optimise(lm, requests, objective)
     return values, failed | messages
 
@@ -181,28 +183,18 @@ class _Optimisation:
         objective, requests = self._objective, self._requests
         start = at_least_float32(self._runner.outputs[: len(requests)])
         deltas = [torch.zeros_like(output, requires_grad=True) for output in start]
-        adam = torch.optim.Adam(deltas, lr=objective.learning_rate)
-        failed: dict[str, str] = {}
-        going = list(range(len(requests)))
-        for step in counted(range(objective.steps), "optimisation step"):
-            losses = self._losses(deltas, going)
-            stay: list[int] = []
-            for number, loss in zip(going, losses.tolist(), strict=True):
-                if not math.isfinite(loss):
-                    case = requests[number].case
-                    failed[case] = f"case {case}: the loss became {loss} at step {step}"
-                elif loss >= _ENOUGH:
-                    stay.append(number)
-            if not stay or step == objective.steps - 1:
-                break
-            total = losses[[going.index(number) for number in stay]].sum()
-            gradients = torch.autograd.grad(total, [deltas[number] for number in stay])
-            adam.zero_grad()  # what has stopped has no gradient, and Adam leaves it alone
-            for number, gradient in zip(stay, gradients, strict=True):
-                deltas[number].grad = gradient
-            adam.step()
-            self._clamp(deltas, stay)
-            going = stay
+        diverged = descend(
+            deltas,
+            partial(self._losses, deltas),
+            partial(self._clamp, deltas),
+            steps=objective.steps - 1,
+            learning_rate=objective.learning_rate,
+            enough=_ENOUGH,
+            told="optimisation step",
+            judged=True,
+        )
+        cases = {number: requests[number].case for number in diverged}
+        failed = {case: f"case {case}: {diverged[number]}" for number, case in cases.items()}
         values = {
             request.case: self._value(number, deltas[number].detach())
             for number, request in enumerate(requests)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kn_sweeps.attribution.attributor import Attributor
-from kn_sweeps.cases import Case
+from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.data.cooccurrence import count_following, is_word
-from kn_sweeps.data.texts import texts_of
+from kn_sweeps.data.texts import fetch_texts, texts_of
 from kn_sweeps.edits import NeuronScale
-from kn_sweeps.measurements.base import Measure, Record
-from kn_sweeps.methods.base import Plan, edit_probe
+from kn_sweeps.measurements.base import Finding, Measure
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +46,14 @@ class CoOccurrence:
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"samples must be at least 1, or null for all; got {self.samples}")
 
+    def fetch(self) -> None:
+        """Have the texts on this machine.
+
+        Raises:
+            ValueError: If they cannot be had.
+        """
+        fetch_texts(self.texts, self.samples)
+
     def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:  # noqa: ARG002
         """Read the text once, counting the answers and triggers of all cases."""
         pairs = [pair for case in cases if (pair := _pair(case)) is not None]
@@ -57,7 +64,7 @@ class CoOccurrence:
             )
         if len(pairs) < len(cases):
             log.info("co-occurrence: %d cases have no such pair", len(cases) - len(pairs))
-        texts = itertools.islice(texts_of(self.texts), self.samples)
+        texts = texts_of(self.texts, self.samples)
         first, second = ({pair[n] for pair in pairs} for n in (0, 1))
         counts = count_following(texts, first, second, self.window)
         seen = sum(counts[pair] > 0 for pair in set(pairs))
@@ -70,9 +77,7 @@ class CoOccurrence:
         )
         attributor = Attributor()
 
-        def measure(
-            cases: Sequence[Case], plan: Plan, _rows: Sequence[Mapping[str, Any]]
-        ) -> list[Record]:
+        def measure(cases: Sequence[Case], plan: Plan, _rows: Sequence[Row]) -> list[Finding]:
             own = {
                 case: pair
                 for case in cases
@@ -81,11 +86,11 @@ class CoOccurrence:
             probes = [edit_probe(case) for case in own]
             prompts = [lm.encode(probe.query, probe.old) for probe in probes]
             found = attributor(lm, prompts)
-            records = []
+            findings: list[Finding] = []
             for (case, pair), one in zip(own.items(), found, strict=True):
                 edit = plan.edits[plan.edit_of[case.id]]
                 neurons = edit.neurons if isinstance(edit, NeuronScale) else ()
-                records.append(
+                findings.append(
                     {
                         "case": case.id,
                         "source": case.source,
@@ -98,7 +103,7 @@ class CoOccurrence:
                         "probability": one.value,
                     }
                 )
-            return records
+            return findings
 
         return measure
 

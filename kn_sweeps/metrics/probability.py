@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import NATS, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +24,31 @@ class Probability(Metric):
             al.'s code has it, which makes a change and its reverse equally large.
     """
 
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="probability_change",
+            meaning="mean relative change of the old answer's probability",
+            unit="relative change",
+            counts="edit probes",
+        ),
+        Quantity(
+            name="log_probability_change",
+            meaning="mean change of the old answer's log-probability",
+            unit=NATS,
+            counts="edit probes",
+        ),
+    )
+
     relative_to: Literal["pre", "smaller"] = "pre"
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the edit probes of a run."""
         rows = results.of("edit")
-        if rows.empty:
-            return {}
         change = (rows["post_log_prob_old"] - rows["pre_log_prob_old"]).to_numpy(np.float64)
         # From the logs: P itself underflows to 0 for long targets, and 0 / 0 is no change at all.
         with np.errstate(over="ignore"):
             relative = np.expm1(change)
             if self.relative_to == "smaller":
                 relative = np.where(change < 0, -np.expm1(-change), relative)
-        return {
-            "probability_change": self._mean(relative, rows["edit"]),
-            "log_probability_change": self._mean(change, rows["edit"]),
-        }
+        changes = {"probability_change": relative, "log_probability_change": change}
+        return self._means(rows, changes)

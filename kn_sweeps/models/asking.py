@@ -1,7 +1,7 @@
 """Ask a language model: score targets and read greedy answers.
 
-Questions may be asked of differently edited models in one batch: each says which, and `changed`
-gives the rows of a batch their edits.
+Questions may be asked of differently edited models in one batch: each carries its edit, and
+`changed` puts those of a batch's rows into effect.
 
 How a model is asked depends on its kind: `causal_asking`, `masked_asking`.
 """
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from kn_sweeps.cases import Query
+from kn_sweeps.edits import Edit
 from kn_sweeps.models.causal_asking import ask_causal
 from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.masked_asking import ask_masked
@@ -28,20 +29,20 @@ class Question(NamedTuple):
         query: What is asked.
         old: The first target.
         new: The second; it may equal the first.
-        edit: Number of the edit, as `Changed` knows it; 0 where nothing is changed.
+        edit: The edit; None where nothing is changed.
     """
 
     query: Query
     old: str
     new: str
-    edit: int = 0
+    edit: Edit | None = None
 
 
 class Sentence(NamedTuple):
     """A whole sentence, scored under one edit; see `Question.edit`."""
 
     text: str
-    edit: int = 0
+    edit: Edit | None = None
 
 
 @torch.inference_mode()
@@ -93,9 +94,9 @@ def score_sentences(
     ]
 
 
-def _unchanged(_rows: Sequence[int]) -> AbstractContextManager[None]:
+def _unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _slot(row: Row, position: int, edit: int, token: int) -> Slot:
+def _slot(row: Row, position: int, edit: Edit | None, token: int) -> Slot:
     return Slot(row.ids, edit, position, token)

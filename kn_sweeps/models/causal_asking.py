@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from kn_sweeps.edits import Edit
 from kn_sweeps.models.language_model import Ids, LanguageModel, read_where
 from kn_sweeps.models.reading import (
     Asked,
@@ -33,7 +34,7 @@ class Trunks:
     """
 
     def __init__(
-        self, lm: LanguageModel, rows: Sequence[tuple[Ids, int]], changed: Changed
+        self, lm: LanguageModel, rows: Sequence[tuple[Ids, Edit | None]], changed: Changed
     ) -> None:
         """Read the prompts."""
         self._lm, self._changed = lm, changed
@@ -102,7 +103,7 @@ def ask_causal(
     lm: LanguageModel, asked: Sequence[Asked], changed: Changed
 ) -> Iterator[tuple[int, Reply]]:
     """Every question's number and reply."""
-    by_prompt: dict[tuple[Ids, int], list[Asked]] = defaultdict(list)
+    by_prompt: dict[tuple[Ids, Edit | None], list[Asked]] = defaultdict(list)
     for one in asked:
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
     for rows in counted(list(batches(by_prompt, lm.batch_size)), "batch of prompts"):

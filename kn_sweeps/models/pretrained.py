@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from kn_sweeps.mistakes import did_you_mean, shortened
 from kn_sweeps.models import checkpoints
-from kn_sweeps.models.loading import Model, Source
-
-
-class UnreachableError(ValueError):
-    """A hub cannot be asked, and nothing on this machine says what it would answer."""
+from kn_sweeps.models.loading import Model
+from kn_sweeps.records.files import user_path
+from kn_sweeps.records.hub import commit_of, fetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,16 @@ class Pretrained(Model):
 
     name: str
     revision: str | None = None
-    data_source: Source = "hub"
 
     def pinned(self) -> Self:
-        """With the commit that a branch or tag names now: the hub's, or without one the cache's."""
-        if self._folder() or re.fullmatch("[0-9a-f]{40}", self.revision or ""):
-            return self
-        from huggingface_hub import constants, resolve_revision
-        from huggingface_hub.errors import RevisionResolutionError
+        """A folder by its whole path; of a hub the commit that a branch or tag names now.
 
-        try:
-            commit = resolve_revision(
-                self.name, revision=self.revision, local_files_only=constants.HF_HUB_OFFLINE
-            ).resolved
-        except RevisionResolutionError as error:
-            raise UnreachableError(str(_not_found(self.name, error))) from error
-        except Exception as error:  # whatever a hub makes its client raise
-            raise _not_found(self.name, error) from error
-        return replace(self, revision=commit)
+        Without a hub that is the commit of the cache.
+        """
+        if (folder := self._folder()) is not None:
+            return replace(self, name=os.path.abspath(folder))
+        with self._found():
+            return replace(self, revision=commit_of(self.name, self.revision))
 
     def fingerprint(self) -> str:
         """A hash of what a folder holds, or the hub's commit."""
@@ -58,14 +50,12 @@ class Pretrained(Model):
     def fetch(self) -> Path:
         """Download it, unless it is a folder or was downloaded before."""
         if (folder := self._folder()) is None:
-            from huggingface_hub import snapshot_download
-
-            commit = self.pinned().revision
-            try:
-                needed = [*checkpoints.NEEDED]
-                folder = Path(snapshot_download(self.name, revision=commit, allow_patterns=needed))
-            except Exception as error:  # as above
-                raise _not_found(self.name, error) from error
+            folder = self._fetched(checkpoints.SMALL)
+            with self._found():
+                for names in checkpoints.weight_files(folder):
+                    self._fetched(names)
+                    if all((folder / name).is_file() for name in names):
+                        break
         with self._found():
             checkpoints.files(folder)
         return folder
@@ -73,22 +63,24 @@ class Pretrained(Model):
     def config_file(self) -> Path:
         """The folder's, or the hub's, which is downloaded alone."""
         if (folder := self._folder()) is None:
-            from huggingface_hub import hf_hub_download
-
-            try:
-                commit = self.pinned().revision
-                return Path(hf_hub_download(self.name, "config.json", revision=commit))
-            except ValueError:
-                raise
-            except Exception as error:  # as above
-                raise _not_found(self.name, error) from error
+            return self._fetched([checkpoints.CONFIG]) / checkpoints.CONFIG
         with self._found():
             checkpoints.files(folder)
-        return folder / "config.json"
+        return folder / checkpoints.CONFIG
+
+    def _fetched(self, patterns: Sequence[str]) -> Path:
+        commit = str(self.pinned().revision)
+        with self._found():
+            return fetched(self.name, commit, patterns)
 
     def _folder(self) -> Path | None:
-        folder = Path(self.name)
-        return folder if folder.is_dir() else None
+        folder = user_path(self.name)
+        if folder.is_dir():
+            return folder
+        if len(folder.parts) > 2 or re.match(r"[./~]", self.name) or self.name.endswith("/"):
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise ValueError(f"model.name={self.name}: it {what}{_near(folder)}")
+        return None
 
     @contextmanager
     def _found(self) -> Iterator[None]:
@@ -101,8 +93,6 @@ class Pretrained(Model):
 @dataclass(frozen=True, kw_only=True)
 class Bundled(Model):
     """A tiny model whose weights ship with the package (trained by `tiny.train`)."""
-
-    data_source: Source = "bundled"
 
     def fingerprint(self) -> str:
         """A hash of its files."""
@@ -124,14 +114,36 @@ class Bundled(Model):
         return self.fetch() / "config.json"
 
 
-def _not_found(name: str, error: Exception) -> ValueError:
-    reason = (str(error).strip() or "?").splitlines()[0]
-    if not isinstance(error, ValueError):
-        reason = f"{type(error).__name__}: {reason}"
+def label_of(name: str) -> str:
+    """What a checkpoint is called: the last part of its folder's path or hub id."""
+    return os.path.basename(os.path.abspath(user_path(name)))
+
+
+def layers_of(name: str) -> int | None:
+    """The number of blocks that a folder's config tells; None for a hub's, or where it does not.
+
+    Whatever is wrong with the folder is told when it is looked for.
+    """
+    with suppress(ValueError):
+        return checkpoints.describe(user_path(name) / "config.json").layers
+    return None
+
+
+def _near(folder: Path) -> str:
+    """The checkpoint beside a folder that does not exist which is named most like it."""
+    beside = [path.parent.name for path in folder.parent.glob("*/config.json")]
+    found = did_you_mean(folder.name, beside)
+    if not found and beside:
+        return f"; the checkpoints in {folder.parent} are {shortened(', '.join(sorted(beside)))}"
+    return found
+
+
+def _not_found(name: str, error: ValueError) -> ValueError:
     if Path(name).is_dir():
-        return ValueError(f"model {name!r} could not be loaded; tried that folder: {reason}")
-    return ValueError(
-        f"model {name!r} could not be loaded; tried a local folder of that name and the hub. "
-        "Without a hub, download it elsewhere (config.json, tokenizer.json, model.safetensors) "
-        f"and point to it with model.name=/path/to/folder. ({reason})"
+        return ValueError(f"model {name!r} could not be loaded; tried that folder: {error}")
+    # An unreachable hub stays one: a dry run goes on without it.
+    return type(error)(
+        f"model {name!r} could not be loaded: it is no folder here, and {error}. Without a hub, "
+        "download it elsewhere (config.json, tokenizer.json, model.safetensors) and point to it "
+        f"with model.name=/path/to/folder{_near(Path(name))}"
     )

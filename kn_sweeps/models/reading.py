@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kn_sweeps.edits import Edit
 from kn_sweeps.models.language_model import Ids, LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
 
-Changed = Callable[[Sequence[int]], AbstractContextManager[None]]
-"""Gives the rows of a batch, in order, the edits with these numbers."""
+Changed = Callable[[Sequence[Edit | None]], AbstractContextManager[None]]
+"""Gives the rows of a batch, in order, these edits; None leaves a row as it is."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Asked(NamedTuple):
 
     number: int
     targets: tuple[Encoded, Encoded]
-    edit: int
+    edit: Edit | None
 
 
 class Reading(NamedTuple):
@@ -97,7 +98,7 @@ class Slot(NamedTuple):
     """One place to read; `whole` keeps all log-probabilities, on the CPU."""
 
     ids: Ids
-    edit: int
+    edit: Edit | None
     position: int
     token: int
     whole: bool = False
@@ -110,16 +111,22 @@ def score(ids: Ids, found: Sequence[Reading], answer: Ids | None = None) -> Targ
     return TargetScore(ids, tuple(one.log_prob for one in found), hits, exact)
 
 
-def batches(rows: Iterable[tuple[Ids, int]], size: int) -> Iterator[list[tuple[Ids, int]]]:
-    """Rows of like length together: padding is waste."""
-    ordered = sorted(rows, key=lambda row: (len(row[0]), row))
+def batches(
+    rows: Iterable[tuple[Ids, Edit | None]], size: int
+) -> Iterator[list[tuple[Ids, Edit | None]]]:
+    """Rows of like length together: padding is waste. Equal ones are in the order of edits."""
+    every = list(rows)
+    order: dict[Edit | None, int] = {}
+    for _, edit in every:
+        order.setdefault(edit, len(order))
+    ordered = sorted(every, key=lambda row: (len(row[0]), row[0], order[row[1]]))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
 def read(lm: LanguageModel, slots: Iterable[Slot], changed: Changed) -> dict[Slot, Reading]:
     """Read whole rows; equal ones are computed once."""
-    wanted: dict[tuple[Ids, int], dict[Slot, None]] = defaultdict(dict)
+    wanted: dict[tuple[Ids, Edit | None], dict[Slot, None]] = defaultdict(dict)
     for slot in slots:
         wanted[slot.ids, slot.edit][slot] = None
     readings: dict[Slot, Reading] = {}

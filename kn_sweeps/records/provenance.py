@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project, or the folder the package is installed in."""
@@ -90,6 +93,23 @@ def code(config: Mapping[str, Any]) -> dict[str, Any]:
         if place and not Path(place).resolve().is_relative_to(ROOT):
             others[name] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     return {**commit(), **({"dirty": True, "others": others} if others else {})}
+
+
+def of_chunks(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By which code a run was computed, and in which steps.
+
+    Returns:
+        The last chunk's code; `dirty`, whether any was; `commits`, every code once; and `steps`,
+        the cases of each chunk.
+    """
+    codes = [one["code"] for one in chunks]
+    once = [one for n, one in enumerate(codes) if one not in codes[:n]]
+    if len(once) > 1:
+        shown = (f"{one['commit']}{' (changed)' if one['dirty'] else ''}" for one in once)
+        log.warning("this run was computed by more than one commit: %s", ", ".join(shown))
+    dirty = None if once[-1]["dirty"] is None else any(one["dirty"] for one in once)
+    steps = [one["cases"] for one in chunks]
+    return {**once[-1], "dirty": dirty, "commits": once, "steps": steps}
 
 
 def _modules(node: Any) -> set[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build
@@ -44,13 +44,15 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
         try:
             if _first(done, config, "model"):
                 log.info("fetching model %s", settings.model.label)
-                settings.model.fetch()
+                settings.model.check()
             if _first(done, config, "model", "dataset", "method"):
                 described = settings.model.described()
                 assert described is not None  # it was fetched
                 refuse_impossible(settings, described)
                 editable = settings.method.changes
                 settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
+                for texts in _fetchable([settings.method, *settings.measurement.values()]):
+                    texts.fetch()
             if _takes_statistics(settings.method) and _first(
                 done, config, "model", "dtype", "method"
             ):
@@ -66,6 +68,15 @@ def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:
     """Whether this is the first config with these values."""
     key = json.dumps([keys, [config[key] for key in keys]], sort_keys=True)
     return not (key in done or done.add(key))  # type: ignore[func-returns-value]
+
+
+def _fetchable(nodes: Sequence[Any]) -> Iterator[Any]:
+    """What can be fetched of methods and measurements, and of what they are made of."""
+    for node in nodes:
+        if hasattr(node, "fetch"):
+            yield node
+        if dataclasses.is_dataclass(node):
+            yield from _fetchable([getattr(node, one.name) for one in dataclasses.fields(node)])
 
 
 def _takes_statistics(method: Any) -> bool:

@@ -13,7 +13,6 @@ from transformers import AutoModel
 from kn_sweeps.cases import Query
 from kn_sweeps.commands.export import main
 from kn_sweeps.models.asking import Question, ask
-from kn_sweeps.models.loading import RomeSettings
 from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.run import run
 from tests.models.folders import folder, weights, write
@@ -45,7 +44,7 @@ def test_it_answers_as_the_rows_say(tmp_path: Path, overrides: tuple[str, ...]) 
     out = tmp_path / "out"
     main([str(directory), case, str(out)])
     AutoModel.from_pretrained(out)
-    exported = Pretrained(label="out", name=str(out), rome=RomeSettings(layer=0))
+    exported = Pretrained(label="out", name=str(out))
     lm = exported.load(torch.device("cpu"), "float32")
     for _, row in rows[rows["case"] == case].iterrows():
         (reply,) = ask(lm, [Question(Query(row["prefix"], row["suffix"]), row["old"], row["new"])])
@@ -75,7 +74,7 @@ def test_a_model_that_changed_since_it_was_edited_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = folder(tmp_path / "m")
-    where = ("model=gpt2", f"model.name={at}", "model.layers=5", "model.data_source=bundled")
+    where = ("model=gpt2", f"model.name={at}", "model.layers=5", "dataset.source=bundled")
     directory = _run(tmp_path, *where, "method=rome", "method.layer=1", "method.steps=2")
     case = pd.read_parquet(directory / "rows.parquet")["case"].iloc[0]
     write(at, {name: tensor * 1.01 for name, tensor in weights(at).items()})

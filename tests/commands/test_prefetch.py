@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import huggingface_hub
 import pytest
-from huggingface_hub import ResolvedRevision
 
-from kn_sweeps.config import RunConfig, build
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.pretrained import Bundled
@@ -48,7 +43,7 @@ class _Named:
 
 def test_the_kind_is_told_without_loading() -> None:
     for label, kind in (("tiny_bert", "masked"), ("tiny_gpt2", "causal")):
-        model = Bundled(label=label, rome=None)  # type: ignore[arg-type]
+        model = Bundled(label=label)
         assert model.described() == Described(kind, 5)  # type: ignore[arg-type]
 
 
@@ -60,30 +55,3 @@ def test_every_reason_is_given_once() -> None:
         prefetch(configs)
     assert "unknown relation 'P361'" in str(error.value)
     assert len(str(error.value).splitlines()) == 2
-
-
-def test_a_hub_model_is_downloaded_without_code_at_its_commit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[Any] = []
-
-    def download(name: str, **more: Any) -> str:
-        asked.append((name, more))
-        return str(Bundled(label="tiny_gpt2", rome=None).fetch())  # type: ignore[arg-type]
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    resolved = ResolvedRevision(commit)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr(huggingface_hub, "resolve_revision", lambda *_, **__: resolved)
-    model = build(composed("model=gpt2_xl"), RunConfig).model
-    model.fetch()
-    ((name, more),) = asked
-    assert (name, more["revision"]) == (model.name, commit)
-    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in more["allow_patterns"])
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ValueError, match=r"model\.name=/path/to/folder"):
-        model.fetch()

@@ -9,9 +9,9 @@ import pytest
 
 from kn_sweeps.cases import Query
 from kn_sweeps.data.blimp import Blimp, available_paradigms, read_paradigm
-from kn_sweeps.data.sources import Source, resolve_source
+from kn_sweeps.data.sources import Source
 
-BUNDLED = resolve_source("blimp", "bundled", None)
+BUNDLED = Blimp(source="bundled", root=None).resolved()
 
 
 def _row(good: str, bad: str, **more: object) -> dict[str, object]:
@@ -205,19 +205,19 @@ def test_a_message_shows_the_ends_of_a_long_text(tmp_path: Path) -> None:
 
 def test_missing_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="dataset.root names the folder .*nowhere, which does not"):
-        resolve_source("blimp", "hub", str(tmp_path / "nowhere"))
+        Blimp(source="hub", root=str(tmp_path / "nowhere")).resolved()
     monkeypatch.setenv("KN_SWEEPS_DATA", str(tmp_path))
     with pytest.raises(ValueError, match="KN_SWEEPS_DATA names the folder .*blimp"):
-        resolve_source("blimp", "hub", None)
+        Blimp(source="hub", root=None).resolved()
     (tmp_path / "blimp").mkdir()
     with pytest.raises(ValueError, match="has no paradigm"):
-        available_paradigms(resolve_source("blimp", "hub", None))
-    assert resolve_source("blimp", "bundled", None).name == "bundled"
+        available_paradigms(Blimp(source="hub", root=None).resolved())
+    assert Blimp(source="bundled", root=None).resolved().name == "bundled"
     monkeypatch.delenv("KN_SWEEPS_DATA")
     with pytest.raises(ValueError, match="dataset.source=local needs dataset.root=DIR"):
-        resolve_source("blimp", "local", None)
+        Blimp(source="local", root=None).resolved()
     with pytest.raises(ValueError, match="choose from bundled, hub, local"):
-        resolve_source("blimp", "web", None)
+        Blimp(source="web", root=None).resolved()
 
 
 def test_the_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> None:

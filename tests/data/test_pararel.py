@@ -10,9 +10,9 @@ import pytest
 from kn_sweeps.cases import Case
 from kn_sweeps.data.pararel import INVERSES, ParaRel
 from kn_sweeps.data.relations import ask, read_relation, read_synonyms
-from kn_sweeps.data.sources import CLEANED, Source, resolve_source
+from kn_sweeps.data.sources import CLEANED, Source
 
-BUNDLED = resolve_source("pararel", "bundled", None)
+BUNDLED = ParaRel(source="bundled", root=None).resolved()
 
 
 def _cases(kind: str = "causal", limit: int | None = None, **options: object) -> tuple[Case, ...]:

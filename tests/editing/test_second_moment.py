@@ -79,17 +79,17 @@ def test_it_is_computed_once_and_resumed(
     read: list[int] = []
     original = module.texts_of
 
-    def breaking(name: str, at: int) -> Iterator[str]:
-        for n, text in enumerate(original(name)):
+    def breaking(name: str, count: int | None, at: int) -> Iterator[str]:
+        for n, text in enumerate(original(name, count)):
             if n == at:
                 raise KeyboardInterrupt
             read.append(n)
             yield text
 
-    monkeypatch.setattr(module, "texts_of", lambda name: breaking(name, 40))
+    monkeypatch.setattr(module, "texts_of", lambda *of: breaking(*of, 40))
     with pytest.raises(KeyboardInterrupt):
         second_moments(lm, [1], source)
-    monkeypatch.setattr(module, "texts_of", lambda name: breaking(name, 1000))
+    monkeypatch.setattr(module, "texts_of", lambda *of: breaking(*of, 1000))
     (resumed,) = second_moments(lm, [1], source)
     read.clear()
     (cached,) = second_moments(lm, [1], source)

@@ -210,11 +210,9 @@ def test_naming_and_describing_a_checkpoint_imports_no_model_library() -> None:
     code = f"""
 import sys
 import kn_sweeps.models.gguf, kn_sweeps.models.last_loaded
-from kn_sweeps.models.loading import RomeSettings
 from kn_sweeps.models.pretrained import Bundled, Pretrained
-rome = RomeSettings(layer=1)
-bundled = Bundled(label="tiny_gpt2", rome=rome)
-for model in bundled, Pretrained(label="mine", name={str(TINY / "tiny_gpt2")!r}, rome=rome):
+bundled = Bundled(label="tiny_gpt2")
+for model in bundled, Pretrained(label="mine", name={str(TINY / "tiny_gpt2")!r}):
     print(model.described().layers, model.fingerprint())
 assert not {{"torch", "transformers"}} & sys.modules.keys()
 """

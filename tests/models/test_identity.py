@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -17,9 +18,10 @@ from huggingface_hub import ResolvedRevision, constants
 
 from kn_sweeps.config import RunConfig, build, pinned
 from kn_sweeps.models.last_loaded import LastLoaded
-from kn_sweeps.models.pretrained import Pretrained, UnreachableError
+from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.records import hashing
 from kn_sweeps.records.hashing import digests
+from kn_sweeps.records.hub import UnreachableError
 from kn_sweeps.run import run
 from tests.models.folders import WEIGHTS, folder, model, weights, write
 from tests.test_config import composed
@@ -97,7 +99,7 @@ def test_two_folders_that_differ_in_one_weight_are_two_runs(tmp_path: Path) -> N
     tensors[name][3, 4] += 1
     write(two, tensors)
     asked = ("method=none", "dataset=pararel", "dataset.relations=[P36]", "limit=1", "tracker=none")
-    where = (f"results_dir={tmp_path / 'results'}", "model.data_source=bundled")
+    where = (f"results_dir={tmp_path / 'results'}", "dataset.source=bundled")
     load = LastLoaded()
     folders = [
         run(composed("model=gpt2", f"model.name={at}", "model.layers=5", *asked, *where), load)
@@ -247,19 +249,25 @@ def test_a_run_is_pinned_to_the_commit_it_was_planned_with(
     settings: RunConfig = build(config, RunConfig)
     asked: list[str] = []
 
-    def resolve(name: str, **_: object) -> ResolvedRevision:
-        asked.append(name)
-        return ResolvedRevision(COMMITS[1])
+    original = huggingface_hub.resolve_revision
 
+    def resolve(name: str, **more: Any) -> ResolvedRevision:
+        asked.append(name)
+        return original(name, **more)
+
+    (hub / "refs" / "main").write_text(COMMITS[1])
     monkeypatch.setattr(huggingface_hub, "resolve_revision", resolve)
-    later, now = pinned(config, settings.model)
-    assert later["model"]["revision"] == now.fingerprint() == COMMITS[1]
+    node, now = pinned(config["model"], settings.model)
+    assert node["revision"] == now.fingerprint() == COMMITS[1]
+    later = {**config, "model": node}
     assert build(later, RunConfig).model.load(CPU, "float32").revision == COMMITS[1]
     assert asked == ["someone/small"]
 
 
 def test_a_hub_model_that_nothing_knows_is_refused(hub: Path) -> None:
-    with pytest.raises(UnreachableError, match="tried a local folder of that name and the hub"):
+    with pytest.raises(
+        UnreachableError, match="it is no folder here, and model .someone/large. is"
+    ):
         model(Path("someone/large")).fingerprint()
 
 
@@ -275,5 +283,6 @@ def test_a_model_that_changes_before_it_is_loaded_is_refused(
 
     monkeypatch.setattr(Pretrained, "load", load)
     asked = ("model=gpt2", f"model.name={at}", "model.layers=5", "method=none", "tracker=none")
+    here = ("dataset.source=bundled", f"results_dir={tmp_path / 'results'}")
     with pytest.raises(ValueError, match="changed since the run was named"):
-        run(composed(*asked, f"results_dir={tmp_path / 'results'}"))
+        run(composed(*asked, *here))

@@ -45,11 +45,12 @@ class Repository:
 
 
 class HubServer(Server):
-    """A hub with the repositories it was given."""
+    """A hub with the repositories it was given, and raw files by their path."""
 
     def __init__(self) -> None:
         super().__init__()
         self.repositories: dict[tuple[Kind, str], Repository] = {}
+        self.raw: dict[str, bytes] = {}
         self.unknown: list[str] = []
 
     def add(
@@ -68,6 +69,7 @@ class HubServer(Server):
         """What points the clients here, with a cache of their own."""
         return {
             "HF_ENDPOINT": self.url,
+            "KN_SWEEPS_GITHUB": self.url,
             "HF_HOME": home,
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -75,6 +77,8 @@ class HubServer(Server):
         }
 
     def answer(self, request: Request) -> Reply:
+        if request.path in self.raw:
+            return Reply(self.raw[request.path])
         if found := _FILE.fullmatch(request.path):
             kind: Kind = "datasets" if found["kind"] else "models"
             return self._of_repository(request, kind, found["name"], found["rev"], found["file"])

@@ -17,15 +17,6 @@ CLASSES = {"tiny_bert": AutoModelForMaskedLM, "tiny_gpt2": AutoModelForCausalLM}
 NAMES = list(CLASSES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # Small matrices: threads that wait for each other on a busy machine cost more than they save.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=NAMES)
 def name(request):
     return request.param
