@@ -80,17 +80,25 @@ class Row(TypedDict, total=False):
     failure: Required[Annotated[str, "why the case could not be edited; empty where it was"]]
     old_ids: Annotated[list[int], "the tokens of `old`", "ids of the tokenizer"]
     new_ids: Annotated[list[int], "the tokens of `new`", "ids of the tokenizer"]
-    pre_answer: Annotated[str, "the unedited model's greedy answer; empty for a sentence"]
+    pre_answer: Annotated[
+        str,
+        "the unedited model's greedy answer, as many tokens as the longer of old and new (a masked "
+        "model's: as new); empty for a sentence",
+    ]
     pre_margin: Annotated[float, "`pre_log_prob_new` - `pre_log_prob_old`", "nats"]
-    pre_log_prob_old: Annotated[float, "log P(old), all its tokens", "nats"]
-    pre_exact_old: Annotated[bool, "whether the greedy answer is old"]
+    pre_log_prob_old: Annotated[
+        float, "log P(old): of all its tokens, each behind the true ones", "nats"
+    ]
+    pre_exact_old: Annotated[bool, "whether the greedy answer, cut to old's length, is old"]
     pre_argmax_old: Annotated[bool, "whether each token of old is the argmax behind those before"]
     pre_token_old: Annotated[float, "share of old's tokens that are", "0 to 1"]
-    pre_log_prob_new: Annotated[float, "log P(new), all its tokens", "nats"]
-    pre_exact_new: Annotated[bool, "whether the greedy answer is new"]
+    pre_log_prob_new: Annotated[
+        float, "log P(new): of all its tokens, each behind the true ones", "nats"
+    ]
+    pre_exact_new: Annotated[bool, "whether the greedy answer, cut to new's length, is new"]
     pre_argmax_new: Annotated[bool, "whether each token of new is the argmax behind those before"]
     pre_token_new: Annotated[float, "share of new's tokens that are", "0 to 1"]
-    post_answer: Annotated[str, "the edited model's greedy answer; empty for a sentence"]
+    post_answer: Annotated[str, "as `pre_answer`, of the edited model"]
     post_margin: Annotated[float, "`post_log_prob_new` - `post_log_prob_old`", "nats"]
     post_log_prob_old: Annotated[float, "as `pre_log_prob_old`, of the edited model", "nats"]
     post_exact_old: Annotated[bool, "as `pre_exact_old`, of the edited model"]

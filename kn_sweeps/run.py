@@ -39,7 +39,7 @@ from kn_sweeps.progress.pace import shown
 from kn_sweeps.records.folders import sweep_folder
 from kn_sweeps.records.integrity import unless_damaged
 from kn_sweeps.records.naming import asked_for
-from kn_sweeps.records.provenance import Stages, code, commit, environment, joint_code
+from kn_sweeps.records.provenance import Stages, code, commit, environment, of_chunks
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
@@ -144,15 +144,14 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
     check()
     with stages.stage("load cases"):
         cases = selected(settings, lm)
-        measures = {
-            name: one.begin(lm, cases.every, settings.seed)
-            for name, one in settings.measurement.items()
+        begun = {
+            k: m.begin(lm, cases.every, settings.seed) for k, m in settings.measurement.items()
         }
     with stages.stage("edit and evaluate"), attributions_kept(settings.attribution_cache_gib):
-        chunks = edit_and_evaluate(job, lm, cases.own, measures)
+        chunks = edit_and_evaluate(job, lm, cases.own, begun)
     failed = _failed(job, chunks, len(cases.own))
     provenance = {
-        **joint_code([one["code"] for one in directory.chunks.every()]),
+        **of_chunks(directory.chunks.every()),
         **environment(),
         "model_revision": lm.revision,
         "data_source": cases.source,
@@ -161,10 +160,9 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
         "seed": settings.seed,
         "device": str(lm.device),
         "dtype": settings.dtype,
-        "steps": [one["cases"] for one in directory.chunks.every()],
     }
     with stages.stage("metrics"):
-        directory.join(chunks, int(settings.keep_edits_gib * 1024**3), measures)
+        directory.join(chunks, int(settings.keep_edits_gib * 1024**3), begun)
         metrics = measured(settings.metric.values(), directory.results())
     directory.write_provenance({**provenance, "stages": stages.records})
     summary = {
@@ -210,8 +208,7 @@ def _failed(job: Job, chunks: int, cases: int) -> int:
         job.directory.chunks.forget()
         job.told(0, cases)
         raise ValueError(f"no case could be edited: {example}")
-    text = "%d of %d cases could not be edited, such as: %s"
-    log.warning(text, len(failed), cases, example)
+    log.warning("%d of %d cases could not be edited, such as: %s", len(failed), cases, example)
     return len(failed)
 
 

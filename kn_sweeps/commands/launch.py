@@ -252,7 +252,8 @@ def explain(error: BaseException) -> str:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
-        if isinstance(parent, DictConfig) and (told := untuned(parent._get_root(), place, CONF)):
+        told = untuned(parent._get_root(), str(place), CONF) if parent is not None else None
+        if told is not None:
             return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:

@@ -111,7 +111,7 @@ def source_for(model: str) -> SourceName:
     return "bundled" if model.endswith(".Bundled") else "hub"
 
 
-def without_hub(error: Exception) -> ValueError:
+def without_hub(error: ValueError) -> ValueError:
     """Why official data cannot be read from where it is published, and what to do instead."""
     return type(error)(
         f"{error}. Download the official files elsewhere and name their folder with "

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import pandas as pd
-
 from kn_sweeps.cases import Case
 from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
-from kn_sweeps.row import Row
+from kn_sweeps.row import Row, rows_frame
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
@@ -45,7 +43,6 @@ class Measurement(Protocol):
 
 def known(rows: Sequence[Row]) -> set[str]:
     """The cases whose old answer the unedited model gives: greedily, or by preference."""
-    edits = pd.DataFrame([row for row in rows if (row["kind"], row["after"]) == ("edit", "edit")])
-    if edits.empty:
-        return set()
-    return {str(case) for case in edits["case"][answered(edits, "pre", "old", "exact") == 1]}
+    edits = [row for row in rows if (row["kind"], row["after"]) == ("edit", "edit")]
+    said = answered(rows_frame(edits), "pre", "old", "exact")
+    return {row["case"] for row, one in zip(edits, said, strict=True) if one == 1}

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, OmegaConf
 
 from kn_sweeps.mistakes import did_you_mean
 
@@ -42,7 +42,7 @@ def tuned(method: str, model: str, conf: Path) -> dict[str, Any] | None:
     return {str(field): value for field, value in found.items()}
 
 
-def untuned(config: DictConfig, place: str, conf: Path) -> str | None:
+def untuned(config: Container, place: str, conf: Path) -> str | None:
     """What to do about a value of a method that the model has none for.
 
     Args:
@@ -79,8 +79,10 @@ def _groups(method: str, conf: Path) -> list[str]:
     None of a method that is not in `conf`, but in a folder of the user's own.
     """
     file = conf / "method" / f"{method}.yaml"
+    if not file.is_file():
+        return []
     groups: list[str] = []
-    for entry in OmegaConf.load(file).get("defaults", []) if file.is_file() else ():
+    for entry in OmegaConf.select(OmegaConf.load(file), "defaults", default=[]):
         if isinstance(entry, str):
             groups += [] if entry == "_self_" else _groups(entry, conf)
         else:

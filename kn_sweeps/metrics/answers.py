@@ -104,10 +104,5 @@ class ScoredMetric(Metric):
         self, name: str, rows: pd.DataFrame, values: FloatArray, results: Results
     ) -> dict[str, Estimate]:
         """Mean over all rows, and beside it over the rows that pass the gate."""
-        if rows.empty:
-            return {}
         gated = np.where(gate(rows, results, self.scorer), values, np.nan)
-        return {
-            name: self._mean(values, rows["edit"]),
-            f"{name}_{GATE}": self._mean(gated, rows["edit"]),
-        }
+        return self._means(rows, {name: values, f"{name}_{GATE}": gated})

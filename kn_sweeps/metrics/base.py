@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from kn_sweeps.cases import Intent, ProbeKind
 from kn_sweeps.metrics.bootstrap import Bootstrap, Estimate
 from kn_sweeps.metrics.quantities import Quantity
+from kn_sweeps.row import rows_frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,13 @@ class Results:
         measurements: What was measured beside the rows, by name; every record has its `case`.
     """
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame = field(default_factory=rows_frame)
     located: Sequence[Mapping[str, Any]] = ()
     attributions: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
     measurements: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse rows of two intents, whose success means different things."""
-        if self.rows.empty:
-            return
         intents = sorted(self.rows["intent"].unique())
         if len(intents) > 1:
             raise ValueError(
@@ -46,14 +45,11 @@ class Results:
 
     @property
     def intent(self) -> Intent:
-        """What the edits of this run were for."""
-        intent: Intent = self.rows["intent"].iloc[0]
-        return intent
+        """What the edits of this run were for; of no rows, where nothing hangs on it, `replace`."""
+        return next(iter(self.rows["intent"]), "replace")
 
     def after_all(self) -> Results:
         """The same run as it was once all edits of a sequence were made."""
-        if self.rows.empty:
-            return self
         rows = self.rows[self.rows["after"] == "all"]
         return Results(rows.assign(after="edit"))
 
@@ -62,8 +58,6 @@ class Results:
 
         They were asked right after their own edit.
         """
-        if self.rows.empty:
-            return self.rows
         chosen = (self.rows["kind"] == kind) & (self.rows["after"] == "edit")
         if group is not None:
             chosen &= self.rows["group"] == group
@@ -91,6 +85,17 @@ class Metric(ABC):
         self, values: ArrayLike, clusters: ArrayLike, *, per_cluster: bool = False
     ) -> Estimate:
         return self.bootstrap.mean(values, clusters, per_cluster=per_cluster)
+
+    def _means(
+        self, rows: pd.DataFrame, values: Mapping[str, ArrayLike], *, per_cluster: bool = False
+    ) -> dict[str, Estimate]:
+        """Means over edits by name, of values of some rows; without rows there are none."""
+        if rows.empty:
+            return {}
+        return {
+            name: self._mean(some, rows["edit"], per_cluster=per_cluster)
+            for name, some in values.items()
+        }
 
 
 def measured(metrics: Iterable[Metric], results: Results) -> dict[str, dict[str, Any]]:

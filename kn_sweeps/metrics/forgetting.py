@@ -52,8 +52,6 @@ class Forgetting(ScoredMetric):
         """Score the end of a sequence, and compare it with the time right after each edit."""
         last = results.after_all()
         edits = last.of("edit")
-        if edits.empty:
-            return {}
         key = ["case", "probe"]
         first = results.of("edit").set_index(key).loc[list(map(tuple, edits[key].to_numpy()))]
         lost = succeeded(first.reset_index(), results.intent, self.scorer) - succeeded(
@@ -65,4 +63,4 @@ class Forgetting(ScoredMetric):
             **Locality(bootstrap=self.bootstrap)(last),
         }
         after_all = {f"{name}_{_AFTER_ALL}": scored[name] for name in criteria() if name in scored}
-        return {"forgetting": self._mean(lost, edits["edit"]), **after_all}
+        return self._means(edits, {"forgetting": lost}) | after_all

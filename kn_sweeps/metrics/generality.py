@@ -34,7 +34,5 @@ class Generality(ScoredMetric):
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the rephrased probes of a run."""
         rows = results.of("rephrase")
-        if rows.empty:
-            return {}
         success = succeeded(rows, results.intent, self.scorer)
-        return {"generality": self._mean(success, rows["edit"], per_cluster=True)}
+        return self._means(rows, {"generality": success}, per_cluster=True)

@@ -60,12 +60,9 @@ class Locality(Metric):
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the neighbours of a run."""
         rows = results.of("neighbour")
-        if rows.empty:
-            return {}
         same = unchanged(rows)
-        estimates = {"locality": self._mean(same, rows["edit"])}
-        for group in sorted(rows["group"].unique()):
-            of_group = np.where(rows["group"] == group, same, np.nan)
-            estimates[f"locality_{group}"] = self._mean(of_group, rows["edit"])
-        estimates["locality_kl"] = self._mean(rows["kl"], rows["edit"])
-        return estimates
+        groups = {
+            f"locality_{group}": np.where(rows["group"] == group, same, np.nan)
+            for group in sorted(rows["group"].unique())
+        }
+        return self._means(rows, {"locality": same, **groups, "locality_kl": rows["kl"]})

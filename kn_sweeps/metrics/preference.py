@@ -58,23 +58,17 @@ class Preference(Metric):
     def _flips(self, results: Results) -> dict[str, Estimate]:
         """How many preferences turned over, either way, and how far they all moved."""
         rows = results.of("edit")
-        if not rows.empty:
-            rows = rows[rows["task"] == "syntax"]
-        if rows.empty:
-            return {}
+        rows = rows[rows["task"] == "syntax"]
         pre, post = rows["pre_margin"], rows["post_margin"]
-        return {
-            "flip_rate": self._mean(np.sign(pre) != np.sign(post), rows["edit"]),
-            # The margin is log P(bad) - log P(good), so its fall is the rise of good over bad.
-            "effect_size": self._mean(pre - post, rows["edit"]),
-        }
+        # The margin is log P(bad) - log P(good), so its fall is the rise of good over bad.
+        moved = {"flip_rate": np.sign(pre) != np.sign(post), "effect_size": pre - post}
+        return self._means(rows, moved)
 
     def _accuracy(self, results: Results) -> dict[str, Estimate]:
         """How often the whole good sentence is more probable than the bad one."""
         rows = results.of("sentence")
-        if rows.empty:
-            return {}
-        return {
-            "pair_accuracy": self._mean(rows["pre_margin"] < 0, rows["edit"]),
-            "pair_accuracy_after": self._mean(rows["post_margin"] < 0, rows["edit"]),
+        good = {
+            "pair_accuracy": rows["pre_margin"] < 0,
+            "pair_accuracy_after": rows["post_margin"] < 0,
         }
+        return self._means(rows, good)

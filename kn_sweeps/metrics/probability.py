@@ -44,15 +44,11 @@ class Probability(Metric):
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the edit probes of a run."""
         rows = results.of("edit")
-        if rows.empty:
-            return {}
         change = (rows["post_log_prob_old"] - rows["pre_log_prob_old"]).to_numpy(np.float64)
         # From the logs: P itself underflows to 0 for long targets, and 0 / 0 is no change at all.
         with np.errstate(over="ignore"):
             relative = np.expm1(change)
             if self.relative_to == "smaller":
                 relative = np.where(change < 0, -np.expm1(-change), relative)
-        return {
-            "probability_change": self._mean(relative, rows["edit"]),
-            "log_probability_change": self._mean(change, rows["edit"]),
-        }
+        changes = {"probability_change": relative, "log_probability_change": change}
+        return self._means(rows, changes)

@@ -35,11 +35,6 @@ class Reliability(ScoredMetric):
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the edit probes of a run."""
         rows = results.of("edit")
-        if rows.empty:
-            return {}
         success = succeeded(rows, results.intent, self.scorer)
         known = answered(rows, "pre", "old", self.scorer)
-        return {
-            "reliability": self._mean(success, rows["edit"]),
-            "known": self._mean(known, rows["edit"]),
-        }
+        return self._means(rows, {"reliability": success, "known": known})

@@ -60,15 +60,12 @@ class Symmetry(ScoredMetric):
         """Score the reversals of a run."""
         asked_new = results.of("reversal", REVERSED)
         asked_old = results.of("reversal", RESIDUE)
-        estimates: dict[str, Estimate] = {}
-        if not results.of("reversal").empty:
-            rows = asked_new if results.intent == "replace" else asked_old
-            success = succeeded(rows, results.intent, self.scorer)
-            estimates |= self._with_gated("symmetry", rows, success, results)
-        if not asked_new.empty:
-            stale = answered(asked_new, "post", "old", self.scorer)
-            estimates["symmetry_stale"] = self._mean(stale, asked_new["edit"])
-        if not asked_old.empty:
-            residue = answered(asked_old, "post", "old", self.scorer)
-            estimates |= self._with_gated("symmetry_residue", asked_old, residue, results)
-        return estimates
+        rows = asked_new if results.intent == "replace" else asked_old
+        success = succeeded(rows, results.intent, self.scorer)
+        stale = answered(asked_new, "post", "old", self.scorer)
+        residue = answered(asked_old, "post", "old", self.scorer)
+        return {
+            **self._with_gated("symmetry", rows, success, results),
+            **self._means(asked_new, {"symmetry_stale": stale}),
+            **self._with_gated("symmetry_residue", asked_old, residue, results),
+        }

@@ -35,7 +35,5 @@ class Synonymy(ScoredMetric):
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the synonym probes of a run."""
         rows = results.of("synonym")
-        if rows.empty:
-            return {}
         success = succeeded(rows, results.intent, self.scorer)
         return self._with_gated("synonymy", rows, success, results)

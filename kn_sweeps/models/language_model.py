@@ -137,7 +137,7 @@ class LanguageModel(Shown):
             raise ValueError(
                 f"expected a tokenizer of transformers, got {type(tokenizer).__name__}"
             )
-        name = name or Path(model.name_or_path).name or str(model.config.model_type)
+        name = name or Path(model.name_or_path or "").name or str(model.config.model_type)
         if not tokenizer.is_fast:
             raise ValueError(f"{name}: a fast tokenizer is needed (character offsets)")
         self.model: PreTrainedModel = model.train(False).requires_grad_(False)

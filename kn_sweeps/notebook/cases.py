@@ -112,8 +112,8 @@ def pair(
             )
     rephrased = [_pair(name, *two, paradigm) for name, two in _pairs("rephrase", rephrase)]
     spared = [
-        _probe(_pair("neighbour", *two, paradigm), "neighbour", group)
-        for *two, group in _neighbours(neighbour, ("good", "bad"))
+        _probe(_pair("neighbour", right, wrong, paradigm), "neighbour", group)
+        for right, wrong, group in _neighbours(neighbour, ("good", "bad"))
     ]
     return Case(
         id=f"{query.text}: {made.old} -> {made.new}",

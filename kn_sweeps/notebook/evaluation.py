@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,14 +13,13 @@ import torch
 from kn_sweeps.cases import Case, Intent, Query
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluation.evaluate import evaluate as rows_of
-from kn_sweeps.evaluation.evaluate import scorable
 from kn_sweeps.evaluation.regimes import Steps
-from kn_sweeps.metrics.base import Results
+from kn_sweeps.evaluation.selection import scorable
+from kn_sweeps.metrics.base import Results, measured
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.notebook.cases import asked, listed
 from kn_sweeps.notebook.presets import default_metrics
 from kn_sweeps.plans import Plan
-from kn_sweeps.records.results import measured
 from kn_sweeps.row import Row, rows_frame
 from kn_sweeps.showing.sheets import Sheet, Shown, probability
 
@@ -51,7 +50,7 @@ def top(lm: LanguageModel, prompt: Case | Query | str, k: int = 5) -> pd.DataFra
     found = lm.log_probs(lm.batch([ids]), [0], [at])[0].exp().topk(k)
     tokens = found.indices.tolist()
     table: dict[str, list[Any]] = {
-        "token": [lm.tokenizer.decode([token]).replace(" ", "␣") for token in tokens],
+        "token": [str(lm.tokenizer.decode([token])).replace(" ", "␣") for token in tokens],
         "probability": found.values.tolist(),
     }
     if isinstance(prompt, Case) and prompt.edit is not None:
@@ -99,7 +98,7 @@ class Evaluation(Shown):
         return Sheet(title, lines, head, ["all columns: .rows; what they amount to: .metrics()"])
 
 
-def _cells(row: Mapping[str, Any]) -> Iterator[str]:
+def _cells(row: Mapping[Hashable, Any]) -> Iterator[str]:
     """A row as it is shown."""
     yield row["kind"] + f" ({row['group']})" * bool(row["group"])
     if row["kind"] == "failed":

@@ -218,7 +218,7 @@ def _prompt(lm: LanguageModel, case: Case, answer: str) -> tuple[Encoded, str]:
 
 def _named(lm: LanguageModel, prompt: Encoded, ids: Sequence[int]) -> tuple[str, ...]:
     assert prompt.subject is not None
-    texts = [lm.tokenizer.decode([token]).strip() for token in ids]
+    texts = [str(lm.tokenizer.decode([token])).strip() for token in ids]
     if lm.kind == "masked":
         texts[slice(*prompt.target)] = ["(answer)"] * (prompt.target[1] - prompt.target[0])
     subject = range(*prompt.subject)

@@ -68,7 +68,7 @@ def fetched(name: str, commit: str, patterns: Sequence[str], kind: Kind = "model
         ValueError: If they cannot be had.
     """
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()  # one line of ours instead of a bar a file
     wanted = list(patterns)
@@ -88,7 +88,7 @@ def _announce(name: str, commit: str, patterns: list[str], kind: Kind) -> None:
         name, revision=commit, repo_type=kind, allow_patterns=patterns, dry_run=True
     )
     missing = [one for one in files if one.will_download]
-    size = sum(one.file_size for one in missing)
+    size = sum(one.file_size or 0 for one in missing)
     if size >= _WORTH_SAYING:
         log.info("downloading %s: %d files, %s", name, len(missing), in_bytes(size))
 
@@ -141,7 +141,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
-def _status(error: BaseException) -> int | None:
+def _status(error: BaseException) -> object:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -95,18 +95,21 @@ def code(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**commit(), **({"dirty": True, "others": others} if others else {})}
 
 
-def joint_code(codes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By which code a run was computed whose chunks were computed by some.
+def of_chunks(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By which code a run was computed, and in which steps.
 
     Returns:
-        The last one's; `dirty`, whether any was; and `commits`, each of them once.
+        The last chunk's code; `dirty`, whether any was; `commits`, every code once; and `steps`,
+        the cases of each chunk.
     """
+    codes = [one["code"] for one in chunks]
     once = [one for n, one in enumerate(codes) if one not in codes[:n]]
     if len(once) > 1:
         shown = (f"{one['commit']}{' (changed)' if one['dirty'] else ''}" for one in once)
         log.warning("this run was computed by more than one commit: %s", ", ".join(shown))
     dirty = None if once[-1]["dirty"] is None else any(one["dirty"] for one in once)
-    return {**once[-1], "dirty": dirty, "commits": once}
+    steps = [one["cases"] for one in chunks]
+    return {**once[-1], "dirty": dirty, "commits": once, "steps": steps}
 
 
 def _modules(node: Any) -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kn_sweeps.config import (
+    Pinned,
     RunConfig,
     build,
     metric_hashes,
@@ -21,7 +22,6 @@ from kn_sweeps.config import (
     shown_otherwise,
     without_models,
 )
-from kn_sweeps.data.base import Dataset
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model
 from kn_sweeps.possible import refuse_impossible
@@ -267,7 +267,7 @@ def _validated(
 
 
 def _named(
-    node: Mapping[str, Any], made: Model | Dataset, *, dry_run: bool
+    node: Mapping[str, Any], made: Pinned, *, dry_run: bool
 ) -> tuple[Mapping[str, Any], str]:
     """The node that names a model or data set for good, and which weights or files those are."""
     try:

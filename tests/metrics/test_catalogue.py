@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from kn_sweeps.records.results import metric_hashes
 from omegaconf import OmegaConf
 
 import kn_sweeps.metrics
 from analysis import table
+from kn_sweeps.config import metric_hashes
 from kn_sweeps.metrics.catalogue import described, headlines, quantity
 from kn_sweeps.metrics.quantities import Quantity
 from kn_sweeps.run import run
@@ -106,12 +106,18 @@ def test_a_metric_with_another_interval_is_another_metric() -> None:
     )
 
 
+def _escaped(text: str) -> str:
+    """As Markdown shows it in a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def test_the_page_has_every_number_as_its_class_describes_it() -> None:
     rows = "".join(
-        f"| `{one.name}` | {one.meaning} | {one.unit} | {one.better or ''} | {one.counts} |\n"
+        f"| `{one.name}` | {_escaped(one.meaning)} "
+        f"| {one.unit} | {one.better or ''} | {one.counts} |\n"
         for one in described()
         if one.name != "longest_answer"
-    ).replace("||", "\\|\\|")
+    )
     head = "| name | meaning | unit | better | n counts |\n| --- | --- | --- | --- | --- |\n"
     assert f"{head}{rows}\n" in PAGE.read_text(encoding="utf-8"), f"docs/metrics.md lacks:\n{rows}"
 

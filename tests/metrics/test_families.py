@@ -35,9 +35,9 @@ def everything(row, intent="replace", **given):
     )
 
 
-@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize("metric", [*ALL, Forgetting])
 def test_no_rows_give_no_numbers(metric):
-    assert metric()(Results(pd.DataFrame())) == {}
+    assert metric()(Results()) == {}
 
 
 @pytest.mark.parametrize("metric", ALL)

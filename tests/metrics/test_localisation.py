@@ -98,7 +98,7 @@ def test_fewer_than_two_rows_have_no_r_squared(scores):
 
 def test_r_squared_averages_the_sources_that_have_two_prompts():
     attributions = {"equal": np.ones((3, 8)), "orthogonal": np.eye(3, 8), "single": np.ones((1, 8))}
-    estimate = Localisation()(Results(pd.DataFrame(), attributions=attributions))["r_squared"]
+    estimate = Localisation()(Results(attributions=attributions))["r_squared"]
     assert (estimate.value, estimate.n) == (pytest.approx(0.5), 2)
 
 
@@ -108,7 +108,7 @@ def test_the_neuron_sets_are_summed_up():
         located("b", [[2, 3], [2, 4], [2, 5], [1, 0]], None, residual=3e-4, certified=False),
         located("c", [], tau=0.5, residual=math.nan),
     ]
-    estimates = Localisation()(Results(pd.DataFrame(), found))
+    estimates = Localisation()(Results(located=found))
     assert (estimates["neurons"].value, estimates["neurons"].n) == (2, 3)
     assert (estimates["tau"].value, estimates["tau"].n) == (pytest.approx(0.6), 2)
     worst = estimates["completeness_residual"]
@@ -118,12 +118,12 @@ def test_the_neuron_sets_are_summed_up():
 
 
 def test_a_method_that_locates_nothing_has_no_such_numbers():
-    assert Localisation()(Results(pd.DataFrame())) == {}
+    assert Localisation()(Results()) == {}
 
 
 def test_a_control_without_scores_still_counts_its_neurons():
     found = [{"edit": "a", "neurons": [[0, 1]], "tau": None, "certificates": []}]
-    estimates = Localisation()(Results(pd.DataFrame(), found))
+    estimates = Localisation()(Results(located=found))
     assert estimates["neurons"].value == 1
     assert estimates["tau"].n == estimates["completeness_residual"].n == 0
 

@@ -20,7 +20,7 @@ def test_the_best_layer_is_that_of_the_mean() -> None:
         for layer, effect in enumerate(effects)
         for role in (LAST, MIDDLE)
     ]
-    found = Tracing()(Results(pd.DataFrame(), measurements={"tracing": pd.DataFrame(records)}))
+    found = Tracing()(Results(measurements={"tracing": pd.DataFrame(records)}))
     assert set(found) == {"total_effect", "indirect_effect_mlp_subject"}
     assert found["total_effect"].value == pytest.approx(0.7)
     best = found["indirect_effect_mlp_subject"]
@@ -28,4 +28,4 @@ def test_the_best_layer_is_that_of_the_mean() -> None:
 
 
 def test_a_run_that_traced_nothing_has_no_such_numbers() -> None:
-    assert Tracing()(Results(pd.DataFrame())) == {}
+    assert Tracing()(Results()) == {}

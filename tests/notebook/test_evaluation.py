@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from kn_sweeps.records.results import read_summary
 
 import kn_sweeps as kn
 from kn_sweeps.config import build
 from kn_sweeps.edits import NeuronScale, load_edits
 from kn_sweeps.evaluation.evaluate import scorable
 from kn_sweeps.plans import Plan
+from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
 from tests.test_config import composed
 
@@ -40,7 +40,7 @@ def test_a_run_and_the_door_give_the_same_rows_and_metrics(
     found = kn.evaluate(tiny, cases, method.plan(tiny, cases))
     expected = pd.read_parquet(directory / "rows.parquet")
     pd.testing.assert_frame_equal(found.rows, expected, check_exact=True)
-    summary = read_summary(directory)
+    summary = RunDirectory(directory).summary()
     assert summary is not None
     metrics = found.metrics()
     assert list(metrics.index) == list(summary["metrics"])

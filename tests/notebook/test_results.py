@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from kn_sweeps.records.results import read_summary
 
 import kn_sweeps as kn
+from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
 from tests.test_config import composed
 
@@ -25,7 +25,7 @@ def test_finished_runs_are_one_table_and_their_rows_another(
     found = kn.runs(tmp_path / "results")
     assert list(found["method"]) == ["none", "rome"]
     for directory, (_, line) in zip(done, found.iterrows(), strict=True):
-        summary = read_summary(directory)
+        summary = RunDirectory(directory).summary()
         assert summary is not None
         assert line["run_id"] == directory.name
         for name, estimate in summary["metrics"].items():
