@@ -31,7 +31,7 @@ check: $(READY)  ## lint, formatting and types
 	$(RUN) -m mypy
 
 docs: $(READY)  ## the documentation as a site, in site/; links are checked
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict # not --quiet: it counts no warnings
 	@echo "site/index.html; with its search: $(RUN) -m http.server --directory site"
 
 clean:  ## remove .venv (results stay)
