@@ -243,8 +243,8 @@ def explain(error: BaseException) -> str:
         cause = cause.__cause__
     message = str(error).strip()
     if isinstance(cause, InterpolationToMissingValueError):
-        place = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
-        return f"{place} has no value yet (it is ???): say {place}=VALUE"
+        missing = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
+        return f"{missing} has no value yet (it is ???): say {missing}=VALUE"
     if isinstance(cause, InterpolationResolutionError):
         # What a resolver of ours refused it said in a sentence.
         message = message.split("\n")[0].removeprefix(_RESOLVING)
