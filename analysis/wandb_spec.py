@@ -18,7 +18,7 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
-from analysis.table import (
+from .table import (
     HEADLINE,
     IDENTITY,
     Summary,

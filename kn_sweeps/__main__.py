@@ -1,31 +1,70 @@
-"""`kn-sweeps COMMAND ...`, and `python -m kn_sweeps COMMAND ...`."""
+"""The console command: `kn-sweeps COMMAND ...`, or `python -m kn_sweeps COMMAND ...`."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from kn_sweeps.commands.console import NAME, command, complain, say
+from kn_sweeps.mistakes import did_you_mean
+from kn_sweeps.records.places import analysis
 
 COMMANDS = {
-    "launch": "kn_sweeps.commands.launch",
-    "status": "kn_sweeps.commands.status",
-    "sync": "kn_sweeps.commands.sync",
-    "export": "kn_sweeps.commands.export",
-    "prefetch": "kn_sweeps.sweeps.prefetch",
-    "cache": "kn_sweeps.records.cache",
-    "table": "analysis.table",
-    "report": "analysis.report",
-    "figures": "analysis.figures",
+    "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",
+    "status": "how a sweep is doing; cancel, retry, logs, forget",
+    "table": "compare finished runs",
+    "report": "all of a sweep as one HTML file",
+    "figures": "the figures of the studies",
+    "sync": "bring runs to Weights & Biases, or up to date there",
+    "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
+    "export": "one edited model as a checkpoint",
+    "prefetch": "fetch what runs need, for nodes without internet",
+    "cache": "what is cached, and clearing it",
+    "completion": "print what makes bash, zsh or fish complete all this",
 }
+"""What each module of `commands` and each main module of `analysis` does, in one line."""
+
+_OF_ANALYSIS = ("table", "report", "figures", "wandb-report")
 
 
-def main() -> None:
+def usage() -> str:
+    """The commands, one a line."""
+    wide = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            f"usage: {NAME} COMMAND ...",
+            "",
+            "Locate and edit facts and grammar in language models, and measure what changed.",
+            "",
+            *(f"  {name:{wide}}  {does}" for name, does in COMMANDS.items()),
+            "",
+            f"{NAME} COMMAND --help says more; {NAME} --version which version this is.",
+        ]
+    )
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
     """Do the command that is named first, with the arguments behind it."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        say(usage())
+        return 0
+    if name == "--version":
+        say(f"{NAME} {version('kn_sweeps')}")
+        return 0
     if name not in COMMANDS:
-        sys.exit(f"usage: kn-sweeps COMMAND ...; the commands are {', '.join(COMMANDS)}")
-    sys.argv[:2] = [f"kn-sweeps {name}"]
-    importlib.import_module(COMMANDS[name]).main()
+        near = did_you_mean(name, COMMANDS)
+        complain(f"unknown command {name!r}{near}; choose from {', '.join(COMMANDS)}")
+        return 2
+    sys.argv = [f"{NAME} {name}", *rest]
+    module = name.replace("-", "_")
+    if name in _OF_ANALYSIS:
+        return int(analysis(module).main(rest))
+    return int(importlib.import_module(f"kn_sweeps.commands.{module}").main(rest))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

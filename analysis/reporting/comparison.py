@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.reporting.meanings import meaning
-from analysis.reporting.overview import commit, date
-from analysis.runs import Run
-from analysis.table import HEADLINE, identity, identity_columns, is_number, metric_names, number
+from ..runs import Run
+from ..table import HEADLINE, identity, identity_columns, is_number, metric_names, number
+from .meanings import meaning
+from .overview import commit, date
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")
 """Columns beside the identity that a reader can ask for."""

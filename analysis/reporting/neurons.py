@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from analysis.runs import Run
+from ..runs import Run
 
 COLUMNS = 128
 """Most columns of a heat map; neighbours share one where a layer has more neurons."""

@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, of_source
-from analysis.runs import about as named
-from analysis.studies.drawing import (
+from kn_sweeps.cases import ProbeKind
+from kn_sweeps.metrics.answers import answered
+from kn_sweeps.metrics.base import Estimate, Results, cluster_bootstrap
+
+from ..runs import Run, of_source
+from ..runs import about as named
+from .drawing import (
     PAGE,
     Drawing,
     alone,
@@ -22,9 +26,6 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
-from kn_sweeps.cases import ProbeKind
-from kn_sweeps.metrics.answers import answered
-from kn_sweeps.metrics.base import Estimate, Results, cluster_bootstrap
 
 MEASURES = {
     "change": "relative change\nof P(old)",

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import (
+from ..runs import Run, about
+from .drawing import (
     COLUMN,
     Drawing,
     alone,

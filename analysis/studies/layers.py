@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run
-from analysis.studies.drawing import COLOURS, MARKERS, Drawing, legend
+from ..runs import Run
+from .drawing import COLOURS, MARKERS, Drawing, legend
 
 HEADLINES = ("reliability", "generality", "locality")
 

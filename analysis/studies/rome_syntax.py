@@ -8,8 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, by_source
-from analysis.studies.drawing import (
+from kn_sweeps.metrics.generality import Generality
+from kn_sweeps.metrics.locality import Locality
+from kn_sweeps.metrics.reliability import Reliability
+
+from ..runs import Run, by_source
+from .drawing import (
     PAGE,
     Drawing,
     alone,
@@ -19,9 +23,6 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
-from kn_sweeps.metrics.generality import Generality
-from kn_sweeps.metrics.locality import Locality
-from kn_sweeps.metrics.reliability import Reliability
 
 CRITERIA = ("reliability", "generality", "locality")
 

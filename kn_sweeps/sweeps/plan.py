@@ -238,10 +238,10 @@ def _validated(
         with errors.of(name):
             for suffix, config in _shards(whole, options.shards):
                 light = without_models(config)
-                named = partial(_named, config, light["model"], dry_run=options.dry_run)
+                named = partial(_named, config, light.model, dry_run=options.dry_run)
                 node, model = _once(model_of, config["model"], named)
                 config = {**config, "model": node}
-                data = _once(data_of, config["dataset"], light["dataset"].fingerprint)
+                data = _once(data_of, config["dataset"], light.dataset.fingerprint)
                 identity = run_id(config, model, data)
                 runs.append(PlannedRun(identity, f"{name}{suffix}".strip(), config))
     errors.complain()
