@@ -1,7 +1,9 @@
 """What is cached between runs: downloads, converted models, attributions, hashes, second moments.
 
-kn-sweeps cache                       what is there, and where
-kn-sweeps cache clear attributions    delete some of it
+    kn-sweeps cache                       what is there, and where
+    kn-sweeps cache clear attributions    delete some of it
+
+What is deleted is fetched or computed again when it is needed.
 """
 
 from __future__ import annotations
