@@ -23,7 +23,7 @@ demo: $(READY)  ## knowledge neurons and ROME on minimal pairs, then the compari
 	@$(RUN) -m analysis.report results/default
 
 test: $(READY)  ## the whole test suite
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, formatting and types
 	$(RUN) -m ruff check .

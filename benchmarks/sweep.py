@@ -56,6 +56,8 @@ def compare(model: str, runs: int) -> Comparison:
         separate = _launch(
             *(work, "separate", model, runs, "hydra/launcher=processes"),
             *("hydra.launcher.processes=1", "runs_per_task=1"),
+            # As many as the packed ones have: rows are equal where threads are as many.
+            f"hydra.launcher.threads={os.environ.get('OMP_NUM_THREADS', 'null')}",
         )
         say(f"one process a run: {separate:.1f} s")
         equal = _equal(Path(work) / "packed", Path(work) / "separate", runs)

@@ -140,6 +140,19 @@ class Case:
         return ((self.edit,) if self.edit is not None else ()) + self.probes
 
 
+def edit_probe(case: Case) -> Probe:
+    """The case's intended change.
+
+    Raises:
+        ValueError: If it has none, because the model cannot be asked for its critical word.
+    """
+    if case.edit is None:
+        raise ValueError(
+            f"case {case.id} cannot be edited on this kind of model; use method=none to score it"
+        )
+    return case.edit
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """How many items of a source cannot be used, by reason, so that nothing is dropped silently.

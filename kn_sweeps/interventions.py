@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, Where, parts
+from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, where_read
 
 Neurons = Float[Tensor, "batch seq d_ff"]
@@ -33,10 +34,9 @@ def neurons_replaced(
     def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         return lambda _module, args: (change[layer](args[0]), *args[1:])
 
-    with ExitStack() as stack:
+    with Hooks() as hooks:
         for layer in change:
-            handle = lm.architecture.mlp_output(layer).register_forward_pre_hook(hook(layer))
-            stack.callback(handle.remove)
+            hooks.on_input(lm.architecture.mlp_output(layer), hook(layer))
         yield
 
 
@@ -57,10 +57,9 @@ def outputs_replaced(
     def hook(layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         return lambda _module, args, output: change[layer](args[0], output)
 
-    with ExitStack() as stack:
+    with Hooks() as hooks:
         for layer in change:
-            one = (module or lm.architecture.mlp_output)(layer)
-            stack.callback(one.register_forward_hook(hook(layer)).remove)
+            hooks.on_output((module or lm.architecture.mlp_output)(layer), hook(layer))
         yield
 
 

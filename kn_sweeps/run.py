@@ -75,7 +75,7 @@ def run(
 
     Args:
         config: The resolved config: nested mappings with the fields of `RunConfig`.
-        load: Loads the model; `models.loading.LastLoaded` where many runs share one.
+        load: Loads the model; `models.last_loaded.LastLoaded` where many runs share one.
         launch: The id of the launch that asked for it: `rerun` computes again what an earlier one
             did, and goes on with what this one or a later one began. None for one from here.
         name: The overrides it was asked for by, for log lines.

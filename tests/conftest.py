@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when transformers is imported
+# Small matrices gain nothing from a second thread and lose much when a core is shared. Read when
+# PyTorch is imported, here and in every process that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -20,19 +23,20 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kn_sweeps.models.architecture import FAMILIES
+from kn_sweeps.models.families import FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
 from tests.servers.hub import HubServer
 from tests.servers.wandb import WandbServer
 
-# Small matrices gain nothing from a second thread and lose much when a core is shared.
-torch.set_num_threads(1)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the file that takes longest and mostly waits: other processes do the rest."""
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)
+    """Start with Slurm's file, which mostly waits while others work, then with the slow files.
+
+    Whole files, for what a file's tests share; xdist keeps this order where it is told so.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.get_closest_marker("slurm"), item.path not in slow))
 
 
 WORDS = (

@@ -15,7 +15,7 @@ import pytest
 import kn_sweeps.run as run_module
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.rome import Rome
-from kn_sweeps.models.loading import Bundled
+from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.progress import pace
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import Progress

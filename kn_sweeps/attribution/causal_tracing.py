@@ -15,7 +15,7 @@ Deviation: the probability is that of the whole answer, not of its first token.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kn_sweeps.cases import COMPONENTS, Component
+from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.language_model import LanguageModel, Row
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.stepping import CannotStepError, Join, Pass, Recording, Span
@@ -203,26 +204,16 @@ class _Tracing:
     def _run_clean(self) -> tuple[_Clean, float]:
         architecture = self._lm.architecture
         clean = _Clean([], [], [], [])
-        with ExitStack() as hooks:
+        with Hooks() as hooks:
 
             def keep(into: list[Tensor]) -> Callable[..., None]:
-                return lambda _module, _args, output: into.append(_tensor(output))
+                return lambda _module, _args, output: into.append(first_of(output))
 
             for layer, block in enumerate(architecture.blocks):
-                hooks.callback(block.register_forward_hook(keep(clean.state)).remove)
-                norm = architecture.post_norm(layer)
-                if norm is None:
-                    hooks.callback(block.register_forward_hook(keep(clean.sums)).remove)
-                else:
-                    handle = norm.register_forward_pre_hook(
-                        lambda _module, args: clean.sums.append(args[0])
-                    )
-                    hooks.callback(handle.remove)
-                for module, into in (
-                    (architecture.mlp_output(layer), clean.mlp),
-                    (architecture.attention_output(layer), clean.attention),
-                ):
-                    hooks.callback(module.register_forward_hook(keep(into)).remove)
+                architecture.watch_sum(hooks, layer, clean.sums.append)
+                hooks.on_output(block, keep(clean.state))
+                hooks.on_output(architecture.mlp_output(layer), keep(clean.mlp))
+                hooks.on_output(architecture.attention_output(layer), keep(clean.attention))
             hidden = self._lm.hidden(self._lm.batch([row.ids for row in self._rows]))
         places = [(n, at) for n, row in enumerate(self._rows) for at in row.positions]
         return clean, float(self._probabilities(hidden, places, 1))
@@ -233,8 +224,7 @@ class _Tracing:
         """The answer's probability, read at places that are those of `cells` copies of the rows."""
         tokens = [token for row in self._rows for token in row.tokens] * cells
         read = hidden[[n for n, _ in places], [at for _, at in places]]
-        log_probs = at_least_float32(self._lm.architecture.head(read)).log_softmax(-1)
-        gold = log_probs[range(len(tokens)), tokens].double()
+        gold = self._lm.predicted(read)[range(len(tokens)), tokens].double()
         return gold.reshape(cells, -1).sum(1).exp().cpu()
 
     def _whole(self, component: Component, cells: Sequence[_Cell]) -> Float[Tensor, " cells"]:
@@ -249,16 +239,15 @@ class _Tracing:
             values = restored[layer][[rows[i][1] for i in at], positions]
 
             def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-                changed = _tensor(output).clone()
+                changed = first_of(output).clone()
                 changed[at, positions] = values
                 return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
             return hook
 
-        with ExitStack() as hooks:
+        with Hooks() as hooks:
             for layer in range(lm.architecture.layers):
-                module = self._module(component, layer)
-                hooks.callback(module.register_forward_hook(put_back(layer)).remove)
+                hooks.on_output(self._module(component, layer), put_back(layer))
             hooks.enter_context(_shifted(lm, self._shift[[cell.sample for cell, _, _ in rows]]))
             hidden = lm.hidden(lm.batch([row.ids for _, _, row in rows]))
         places = [(i, at) for i, (_, _, row) in enumerate(rows) for at in row.positions]
@@ -303,16 +292,14 @@ class _Tracing:
         start = members.get(-1, [])
         steps = Pass(lm, recording, joins, [span for _, span in start])
         order = [row for _, rows in sorted(members.items()) for row in rows]
-        with ExitStack() as hooks:
+        with Hooks() as hooks:
             if start:
                 hooks.enter_context(_shifted(lm, steps.at_positions(shift)))
             if component != "state":
                 idle = 0 if start else 1
                 for layer in range(lm.architecture.layers):
                     hook = self._put_back(component, layer, cells, spans, order, idle)
-                    hooks.callback(
-                        self._module(component, layer).register_forward_hook(hook).remove
-                    )
+                    hooks.on_output(self._module(component, layer), hook)
             hidden = steps.hidden()
         where: dict[int, list[tuple[int, int]]] = {index: [] for index in range(len(cells))}
         for i, (index, span) in enumerate(order):
@@ -376,18 +363,9 @@ def _span(row: Row, position: int) -> Span:
     return Span(row.ids, position, len(row.ids) - position, row.positions[0])
 
 
-def _tensor(output: Any) -> Tensor:
-    tensor: Tensor = output if isinstance(output, Tensor) else output[0]
-    return tensor
-
-
 @contextmanager
 def _shifted(lm: LanguageModel, shift: Float[Tensor, "rows seq d_model"]) -> Iterator[None]:
     """Add to the embeddings of the batches in this block."""
-    handle = lm.architecture.embeddings.register_forward_hook(
-        lambda _module, _args, output: output + shift
-    )
-    try:
+    with Hooks() as hooks:
+        hooks.on_output(lm.architecture.embeddings, lambda _module, _args, output: output + shift)
         yield
-    finally:
-        handle.remove()

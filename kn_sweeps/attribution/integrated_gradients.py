@@ -170,7 +170,7 @@ def _integrate(
     if unclear and lm.model.dtype == torch.float32:
         numbers = sorted({p for p, _ in unclear})
         again = [(numbers.index(p), layer) for p, layer in unclear]
-        with in_double(lm):
+        with in_double(lm.model):
             exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
             found = _taken(lm, exact, quadrature, again, max_rows)
         paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}

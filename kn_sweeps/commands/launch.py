@@ -27,6 +27,7 @@ from omegaconf.errors import (
 )
 
 from kn_sweeps.commands.console import ToldError, called, command, explained, in_words
+from kn_sweeps.methods.tuned import untuned
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import user_path
@@ -63,6 +64,8 @@ def explain(error: BaseException) -> str | None:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
+        if isinstance(parent, DictConfig) and (told := untuned(parent._get_root(), place, CONF)):
+            return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:
         keys = [str(k) for k in parent if k not in ("_target_", "hydra")]

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from kn_sweeps.data.sentences import bundled_pairs, fact_sentences
 from kn_sweeps.records.files import user_path
-from kn_sweeps.tiny.corpus import bundled_pairs, fact_sentences
 
 
 def texts_of(name: str) -> Iterator[str]:

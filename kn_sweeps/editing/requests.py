@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kn_sweeps.cases import Case
-from kn_sweeps.methods.base import edit_probe
+from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded, UnscorableError
 
@@ -27,7 +26,13 @@ class Request:
 
     @classmethod
     def of(
-        cls, lm: LanguageModel, case: Case, contexts: Sequence[str], *, subject: bool = True
+        cls,
+        lm: LanguageModel,
+        case: Case,
+        contexts: Sequence[str],
+        *,
+        subject: bool = True,
+        essence: bool = True,
     ) -> Request:
         """The request of a case.
 
@@ -36,9 +41,11 @@ class Request:
             case: What to change; its edit query needs a subject.
             contexts: Texts to put before the prompt, the empty one first.
             subject: Whether it is edited at its subject, so that it needs one.
+            essence: Whether its essence counts; else it may be one that cannot be asked.
 
         Raises:
-            ValueError: If there is no subject, or the bare prompt cannot be tokenised.
+            ValueError: If there is no subject, or the bare prompt or the essence cannot be put
+                together.
         """
         probe = edit_probe(case)
         if subject and probe.query.subject is None:
@@ -51,18 +58,23 @@ class Request:
                 # A sampled context may be too long or end in half a word.
                 if not context:
                     raise
-        return cls(case.id, tuple(prompts), _essence(lm, case) if subject else None)
+        return cls(case.id, tuple(prompts), _essence(lm, case) if essence else None)
 
 
 def requests_of(
-    lm: LanguageModel, cases: Sequence[Case], contexts: Sequence[str], *, subject: bool = True
+    lm: LanguageModel,
+    cases: Sequence[Case],
+    contexts: Sequence[str],
+    *,
+    subject: bool = True,
+    essence: bool = True,
 ) -> tuple[list[Request], dict[str, str]]:
     """The requests of some cases, and why there is none for the others; see `Request.of`."""
     requests: list[Request] = []
     failed: dict[str, str] = {}
     for case in cases:
         try:
-            requests.append(Request.of(lm, case, contexts, subject=subject))
+            requests.append(Request.of(lm, case, contexts, subject=subject, essence=essence))
         except ValueError as error:
             failed[case.id] = str(error)
     return requests, failed

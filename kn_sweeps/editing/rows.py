@@ -16,8 +16,9 @@ from torch import Tensor
 
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.interventions import outputs_replaced, recorded
+from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, Row
-from kn_sweeps.models.stepping import Join, Pass, Recording, Span, removed_after
+from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
 
 class Rows:
@@ -179,14 +180,6 @@ def states_seen(lm: LanguageModel, layer: int) -> Iterator[list[Tensor]]:
     """Collect what `layer`'s MLP output was added to and gave."""
     states: list[Tensor] = []
 
-    def keep(state: Tensor | tuple[Tensor, ...]) -> None:
-        states.append(state if isinstance(state, Tensor) else state[0])
-
-    norm = lm.architecture.post_norm(layer)
-    if norm is None:
-        block = lm.architecture.blocks[layer]
-        handle = block.register_forward_hook(lambda _module, _args, output: keep(output))
-    else:
-        handle = norm.register_forward_pre_hook(lambda _module, args: keep(args))
-    with removed_after([handle]):
+    with Hooks() as hooks:
+        lm.architecture.watch_sum(hooks, layer, states.append)
         yield states

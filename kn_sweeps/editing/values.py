@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.cases import Case
+from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
 from kn_sweeps.models.language_model import LanguageModel
@@ -118,7 +120,7 @@ def optimised(
     Raises:
         ValueError: If the layer does not exist.
     """
-    requests, failed = requests_of(lm, cases, contexts)
+    requests, failed = requests_of(lm, cases, contexts, essence=objective.kl_factor > 0)
     values, messages = optimise(lm, requests, objective)
     return values, failed | messages
 
@@ -174,35 +176,25 @@ class _Optimisation:
         self._sizes = at_least_float32(size_of[bare]).norm(dim=1)
         with torch.no_grad():
             before = self._runner.before(self._rows.essences)
-            self._before = self._log_probs(before) if self._rows.essences else before
+            self._before = self._lm.predicted(before) if self._rows.essences else before
 
     def run(self) -> tuple[dict[str, Value], dict[str, str]]:
         """Optimise; see `optimised`."""
         objective, requests = self._objective, self._requests
         start = at_least_float32(self._runner.outputs[: len(requests)])
         deltas = [torch.zeros_like(output, requires_grad=True) for output in start]
-        adam = torch.optim.Adam(deltas, lr=objective.learning_rate)
-        failed: dict[str, str] = {}
-        going = list(range(len(requests)))
-        for step in counted(range(objective.steps), "optimisation step"):
-            losses = self._losses(deltas, going)
-            stay: list[int] = []
-            for number, loss in zip(going, losses.tolist(), strict=True):
-                if not math.isfinite(loss):
-                    case = requests[number].case
-                    failed[case] = f"case {case}: the loss became {loss} at step {step}"
-                elif loss >= _ENOUGH:
-                    stay.append(number)
-            if not stay or step == objective.steps - 1:
-                break
-            total = losses[[going.index(number) for number in stay]].sum()
-            gradients = torch.autograd.grad(total, [deltas[number] for number in stay])
-            adam.zero_grad()  # what has stopped has no gradient, and Adam leaves it alone
-            for number, gradient in zip(stay, gradients, strict=True):
-                deltas[number].grad = gradient
-            adam.step()
-            self._clamp(deltas, stay)
-            going = stay
+        diverged = descend(
+            deltas,
+            partial(self._losses, deltas),
+            partial(self._clamp, deltas),
+            steps=objective.steps - 1,
+            learning_rate=objective.learning_rate,
+            enough=_ENOUGH,
+            told="optimisation step",
+            judged=True,
+        )
+        cases = {number: requests[number].case for number in diverged}
+        failed = {case: f"case {case}: {diverged[number]}" for number, case in cases.items()}
         values = {
             request.case: self._value(number, deltas[number].detach())
             for number, request in enumerate(requests)
@@ -221,8 +213,8 @@ class _Optimisation:
                 zeros = torch.zeros(
                     len(rows), self._lm.architecture.d_model, device=self._lm.device
                 )
-                found = self._log_probs(runner.hidden(rows, zeros, places))
-                expected = self._log_probs(runner.before(places))
+                found = self._lm.predicted(runner.hidden(rows, zeros, places))
+                expected = self._lm.predicted(runner.before(places))
             tolerance = 4 * math.sqrt(torch.finfo(self._lm.model.dtype).eps)
             if not torch.allclose(found.exp(), expected.exp(), atol=tolerance):
                 raise CannotStepError("stepping does not give the model's own probabilities")
@@ -242,7 +234,7 @@ class _Optimisation:
         stacked = torch.stack([deltas[n] for n in going])
         places = [(row, position) for row, position, _, _ in golds] + essences
         hidden = self._runner.hidden(rows, stacked[[number[owners[row]] for row in rows]], places)
-        log_probs = self._log_probs(hidden)
+        log_probs = self._lm.predicted(hidden)
         gold = log_probs[range(len(golds)), [token for _, _, token, _ in golds]]
         weights = gold.new_tensor([weight for _, _, _, weight in golds])
         now = log_probs[len(golds) :]
@@ -253,9 +245,6 @@ class _Optimisation:
         at = torch.tensor(of, device=decay.device)
         losses: Tensor = decay.index_add(0, at, terms.to(decay.dtype))
         return losses
-
-    def _log_probs(self, hidden: Tensor) -> Float[Tensor, "reads vocab"]:
-        return at_least_float32(self._lm.architecture.head(hidden)).log_softmax(-1)
 
     @torch.no_grad()
     def _clamp(self, deltas: Sequence[Tensor], numbers: Sequence[int]) -> None:

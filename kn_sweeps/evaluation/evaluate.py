@@ -13,7 +13,6 @@ import torch
 from kn_sweeps.cases import Case, Intent, Probe, Query
 from kn_sweeps.edits import is_identity
 from kn_sweeps.interventions import applied_rowwise
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.asking import (
     Changed,
     Question,
@@ -25,6 +24,7 @@ from kn_sweeps.models.asking import (
 )
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import UnscorableError
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
 
 Record = dict[str, Any]

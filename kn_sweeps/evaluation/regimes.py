@@ -19,8 +19,9 @@ from kn_sweeps.cases import Case
 from kn_sweeps.edits import Edit, joined
 from kn_sweeps.evaluation.evaluate import evaluate
 from kn_sweeps.interventions import applied
-from kn_sweeps.methods.base import Method, Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 Regime = Literal["single", "batch", "sequential"]
 Record = dict[str, Any]

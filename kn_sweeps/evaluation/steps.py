@@ -17,8 +17,9 @@ from kn_sweeps.config import RunConfig
 from kn_sweeps.edits import Edit
 from kn_sweeps.evaluation.regimes import Record, Steps, after_all, scored, scored_after_all
 from kn_sweeps.measurements.base import Measure
-from kn_sweeps.methods.base import NOTHING, Method, Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import NOTHING, Plan
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.records.naming import headline

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kn_sweeps.cases import Case
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.plans import Plan
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kn_sweeps.attribution.attributor import Attributor
-from kn_sweeps.cases import Case
+from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.data.cooccurrence import count_following, is_word
 from kn_sweeps.data.texts import texts_of
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.measurements.base import Measure, Record
-from kn_sweeps.methods.base import Plan, edit_probe
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from kn_sweeps.cases import (
     LMKind,
 )
 from kn_sweeps.measurements.base import Measure, Record, known
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from kn_sweeps.editing.second_moment import SecondMoment, second_moments
 from kn_sweeps.editing.spread import Solve, ridge
@@ -42,6 +43,7 @@ class AlphaEdit(Memit):
         if self.covariance_weight <= 0:
             raise ValueError("AlphaEdit needs a covariance_weight above 0")
 
+    @override
     def solver(self, lm: LanguageModel) -> Solve:
         """MEMIT's with C the identity and projected keys."""
         for layer in self.layers:

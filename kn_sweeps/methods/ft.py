@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from kn_sweeps.cases import Case, Intent
+from kn_sweeps.cases import Case
+from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
 
 _ENOUGH = 1e-2
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Method):
     """Train the MLP's output projection at `layer` until the model answers `new`.
 
         minimise -log P(new | prompt) by Adam,   |W' - W|_inf <= norm_constraint
@@ -49,9 +51,6 @@ class FineTuning:
     norm_constraint: float | None = 2e-4
     max_edits: int = 8
 
-    intent: ClassVar[Intent] = "replace"
-    changes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         for name in ("steps", "learning_rate", "norm_constraint", "max_edits"):
@@ -59,24 +58,13 @@ class FineTuning:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
 
-    def group(self, case: Case) -> str:
-        """One edit a case."""
-        return case.id
-
-    def prepare(self, lm: LanguageModel, seed: int) -> None:
-        """Nothing."""
-
+    @override
     def plan(
-        self,
-        lm: LanguageModel,
-        cases: Sequence[Case],
-        seed: int,  # noqa: ARG002
-        *,
-        together: bool = False,
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)
-        requests, failed = requests_of(lm, cases, [""], subject=False)
+        requests, failed = requests_of(lm, cases, [""], subject=False, essence=False)
         edits: dict[str, Edit] = {}
         size = len(requests) if together else lm.fitting(self.max_edits)
         for start in counted(range(0, len(requests), size or 1), "batch of edits"):
@@ -103,33 +91,27 @@ class FineTuning:
             torch.zeros(shape, dtype=wide, device=lm.device, requires_grad=True)
             for _ in sorted(set(owners))
         ]
-        adam = torch.optim.Adam(changes, lr=self.learning_rate)
-        failed: dict[str, str] = {}
-        going = list(range(len(changes)))
-        for step in counted(range(self.steps), "training step"):
-            losses = batch.losses(changes)
-            stay = []
-            for owner in going:
-                loss = losses[owner].item()
-                if not math.isfinite(loss):
-                    for n, request in enumerate(requests):
-                        if owners[n] == owner:
-                            message = f"the loss became {loss} at step {step}"
-                            failed[request.case] = f"case {request.case}: {message}"
-                elif loss >= _ENOUGH:
-                    stay.append(owner)
-            if not stay:
-                break
-            going = stay
-            gradients = torch.autograd.grad(losses[stay].sum(), [changes[n] for n in stay])
-            adam.zero_grad()  # what has stopped has no gradient, and Adam leaves it alone
-            for owner, gradient in zip(stay, gradients, strict=True):
-                changes[owner].grad = gradient
-            adam.step()
+
+        def constrain(owners: Sequence[int]) -> None:
             if self.norm_constraint is not None:
                 with torch.no_grad():
-                    for change in changes:
-                        change.clamp_(-self.norm_constraint, self.norm_constraint)
+                    for owner in owners:
+                        changes[owner].clamp_(-self.norm_constraint, self.norm_constraint)
+
+        diverged = descend(
+            changes,
+            partial(batch.losses, changes),
+            constrain,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            enough=_ENOUGH,
+            told="training step",
+        )
+        failed = {
+            request.case: f"case {request.case}: {diverged[owner]}"
+            for owner, request in zip(owners, requests, strict=True)
+            if owner in diverged
+        }
         return [change.detach() for change in changes], failed
 
 
@@ -154,8 +136,8 @@ class _Rows:
         ]
         self._at, self._positions, self._tokens, self._of, self._weights = zip(*reads, strict=True)
 
-    def losses(self, changes: Sequence[Tensor]) -> Float[Tensor, " owners"]:
-        """Mean -log P of every owner's answers."""
+    def losses(self, changes: Sequence[Tensor], going: Sequence[int]) -> Float[Tensor, " going"]:
+        """Mean -log P of the answers of some owners; all are read, so that batches stay alike."""
 
         def add(neurons: Tensor, output: Tensor) -> Tensor:
             changed = output.clone()
@@ -168,8 +150,9 @@ class _Rows:
         hook: dict[int, Callable[[Tensor, Tensor], Tensor]] = {self._layer: add}
         with outputs_replaced(self._lm, hook):
             hidden = self._lm.hidden(self._batch)[list(self._at), list(self._positions)]
-        log_probs = at_least_float32(self._lm.architecture.head(hidden)).log_softmax(-1)
+        log_probs = self._lm.predicted(hidden)
         gold = log_probs[range(len(self._tokens)), list(self._tokens)]
         terms = -gold * gold.new_tensor(self._weights)
         zeros = terms.new_zeros(len(changes))
-        return zeros.index_add(0, torch.tensor(self._of, device=zeros.device), terms)
+        every = zeros.index_add(0, torch.tensor(self._of, device=zeros.device), terms)
+        return every[list(going)]

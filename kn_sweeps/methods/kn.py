@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import repeat
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from kn_sweeps.attribution.attributor import Attributor, Kind
 from kn_sweeps.attribution.integrand import Measure, Site
+from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
-from kn_sweeps.cases import Case, Intent, Query
+from kn_sweeps.cases import Case, Intent, Query, edit_probe
 from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, Where, joined
 from kn_sweeps.interventions import written_by
-from kn_sweeps.methods.base import Certificate, Located, Plan, edit_probe
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.plans import Certificate, Located, Plan
 
 _FACTORS = {"suppress": 0.0, "enhance": 2.0}
 _OPERATIONS = (*_FACTORS, "update")
 
 
 @dataclass(frozen=True)
-class KnowledgeNeurons:
+class KnowledgeNeurons(Method):
     """Locate by integrated gradients over several prompts, keep what they share, change it.
 
     For a fact the prompts are the phrasings it may see; for syntax, sentences of the paradigm
@@ -89,8 +92,6 @@ class KnowledgeNeurons:
     site: Site = "activation"
     neurons: tuple[Neuron, ...] | None = None
 
-    changes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         if self.operation not in _OPERATIONS:
@@ -120,10 +121,12 @@ class KnowledgeNeurons:
         self._attributor()
 
     @property
+    @override
     def intent(self) -> Intent:
         """Suppressing erases; enhancing and updating replace."""
         return "erase" if self.operation == "suppress" else "replace"
 
+    @override
     def group(self, case: Case) -> str:
         """Facts stand alone; pairs of a paradigm with one target form share their neurons."""
         if case.task == "fact":
@@ -134,16 +137,9 @@ class KnowledgeNeurons:
             return f"{case.source}{new}"
         return f"{case.source}/{self._target(case)}{new}"
 
-    def prepare(self, lm: LanguageModel, seed: int) -> None:
-        """Nothing."""
-
+    @override
     def plan(
-        self,
-        lm: LanguageModel,
-        cases: Sequence[Case],
-        seed: int,  # noqa: ARG002
-        *,
-        together: bool = False,  # noqa: ARG002
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Locate once a group and scale what was found."""
         groups: dict[str, list[Case]] = {}
@@ -170,7 +166,7 @@ class KnowledgeNeurons:
                 neurons=tuple(divmod(i, lm.architecture.d_ff) for i in neurons),
                 tau=tau,
                 in_range=in_range,
-                certificates=tuple(map(Certificate.of, results)),
+                certificates=tuple(map(_certificate, results)),
             )
             located.append(found)
             edits[name] = self._edit(lm, members[0], found.neurons)
@@ -284,3 +280,10 @@ class KnowledgeNeurons:
             else:
                 break
         return tau, kept
+
+
+def _certificate(attribution: Attribution) -> Certificate:
+    """How accurate an attribution is; its fields go by the same names."""
+    return Certificate(
+        *(tuple(getattr(attribution, one.name).tolist()) for one in fields(Certificate))
+    )

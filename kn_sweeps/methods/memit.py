@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from kn_sweeps.cases import Case, Intent
+from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import requests_of
 from kn_sweeps.editing.second_moment import TextSource, second_moments
 from kn_sweeps.editing.spread import Solve, ridge, spread
 from kn_sweeps.editing.values import KlPosition, Objective, optimise
 from kn_sweeps.edits import Edit, Joint, RankOne
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 
 @dataclass(frozen=True)
-class Memit:
+class Memit(Method):
     """Updates of several MLPs, keyed by the subject's last token.
 
         Delta_l = R K^T (covariance_weight C + K K^T)^-1
@@ -63,9 +64,6 @@ class Memit:
     context_openings: tuple[str, ...] = ()
     max_rows: int = 256
 
-    intent: ClassVar[Intent] = "replace"
-    changes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         if not self.layers or list(self.layers) != sorted(set(self.layers)):
@@ -73,10 +71,6 @@ class Memit:
         if self.covariance_weight < 0:
             raise ValueError(f"covariance_weight must be 0 or more, got {self.covariance_weight}")
         self.objective()
-
-    def group(self, case: Case) -> str:
-        """One edit a case; in a batch, its share of what is written."""
-        return case.id
 
     def objective(self) -> Objective:
         """What the values are optimised for."""
@@ -98,6 +92,7 @@ class Memit:
             lm, seed, self.contexts, self.context_lengths, self.context_openings
         )
 
+    @override
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moments."""
         self.sampled(lm, seed)
@@ -121,13 +116,14 @@ class Memit:
 
         return solve
 
+    @override
     def plan(
         self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)
         contexts = self.sampled(lm, seed)
-        requests, failed = requests_of(lm, cases, contexts)
+        requests, failed = requests_of(lm, cases, contexts, essence=self.kl_factor > 0)
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages
         kept = [request for request in requests if request.case in values]

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from kn_sweeps.cases import Case, Intent
+from typing_extensions import override
+
+from kn_sweeps.cases import Case
 from kn_sweeps.edits import NeuronScale
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 
 @dataclass(frozen=True)
-class NoEdit:
+class NoEdit(Method):
     """Leave the model as it is. Its numbers are what every other method's start from."""
 
-    intent: ClassVar[Intent] = "replace"
-    changes: ClassVar[bool] = False
+    @property
+    @override
+    def changes(self) -> bool:
+        """It leaves the model alone, so any case will do."""
+        return False
 
-    def group(self, case: Case) -> str:
-        """One edit a case."""
-        return case.id
-
-    def prepare(self, lm: LanguageModel, seed: int) -> None:
-        """Nothing."""
-
+    @override
     def plan(
-        self,
-        lm: LanguageModel,  # noqa: ARG002
-        cases: Sequence[Case],
-        seed: int,  # noqa: ARG002
-        *,
-        together: bool = False,  # noqa: ARG002
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """The identity for every case."""
         return Plan(

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.edits import Dense, Edit, Joint, LowRank, Neuron, NeuronScale, RankOne
-from kn_sweeps.methods.base import Method, Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 from kn_sweeps.seeding import generator
 
 
 @dataclass(frozen=True)
-class RandomControl:
+class RandomControl(Method):
     """What `of` would do, moved to a random place.
 
     As many neurons in the same layers, none of them the located ones; a low-rank update of the
@@ -28,21 +29,24 @@ class RandomControl:
     """
 
     of: Method
-    changes: ClassVar[bool] = True
 
     @property
+    @override
     def intent(self) -> Intent:
         """The controlled method's."""
         return self.of.intent
 
+    @override
     def group(self, case: Case) -> str:
         """The controlled method's."""
         return self.of.group(case)
 
+    @override
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """What `of` needs."""
         self.of.prepare(lm, seed)
 
+    @override
     def plan(
         self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:

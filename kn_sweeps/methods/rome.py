@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
+from typing_extensions import override
 
-from kn_sweeps.cases import Case, Intent
+from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
 from kn_sweeps.editing.values import KlPosition, Objective, Value, optimised
 from kn_sweeps.edits import Edit, RankOne
-from kn_sweeps.methods.base import Plan
+from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 KeyMode = Literal["mean", "original"]
 
 
 @dataclass(frozen=True)
-class Rome:
+class Rome(Method):
     """One rank-one update of the MLP at `layer`, keyed by the subject's last token.
 
         W' = W + (v* - W k*) u^T,   u = C^-1 k* / (k*^T C^-1 k*)
@@ -64,9 +66,6 @@ class Rome:
     second_moment: TextSource | None = None
     max_rows: int = 256
 
-    intent: ClassVar[Intent] = "replace"
-    changes: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         self.objective()
@@ -76,10 +75,6 @@ class Rome:
             raise ValueError(f"context_lengths must be 1 or more, got {self.context_lengths}")
         if self.key_mode not in ("mean", "original"):
             raise ValueError(f"key_mode {self.key_mode!r}; choose from mean, original")
-
-    def group(self, case: Case) -> str:
-        """One edit a case."""
-        return case.id
 
     def objective(self) -> Objective:
         """What v* is optimised for."""
@@ -100,19 +95,16 @@ class Rome:
             lm, seed, self.contexts, self.context_lengths, self.context_openings
         )
 
+    @override
     def prepare(self, lm: LanguageModel, seed: int) -> None:
         """Sample the contexts and compute the second moment."""
         self.sampled(lm, seed)
         if self.second_moment is not None:
             second_moments(lm, [self.layer], self.second_moment)
 
+    @override
     def plan(
-        self,
-        lm: LanguageModel,
-        cases: Sequence[Case],
-        seed: int,
-        *,
-        together: bool = False,  # noqa: ARG002
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
     ) -> Plan:
         """Compute a rank-one update for every case, each for itself."""
         contexts = self.sampled(lm, seed)

@@ -1,14 +1,8 @@
-"""Where each model family keeps its parts: the only file that knows module paths.
-
-To add a family, add a line to `FAMILIES` under the `model_type` of its config. Every path and shape
-is checked here, and `laws` checks on a few tokens what the rest of the project takes for granted,
-so that a wrong line is refused instead of silently measuring something else.
-"""
+"""Handles on the parts of one loaded model, checked against its family's line (`families`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,140 +10,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from kn_sweeps.cases import LMKind
-
-Head = Callable[[PreTrainedModel, Tensor], Tensor]
-
-
-def _modules_head(*paths: str) -> Head:
-    def head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-        for path in paths:
-            hidden = model.get_submodule(path)(hidden)
-        return hidden
-
-    return head
-
-
-@dataclass(frozen=True)
-class Family:
-    """Module paths of one model family.
-
-    Attributes:
-        kind: How the family reads a query.
-        base: The model without its head; its `last_hidden_state` is what `head` reads.
-        blocks: The list of transformer blocks.
-        mlp_output: The MLP's output projection, within a block. Its input coordinates are the
-            neurons.
-        attention_output: The attention's output projection, within a block.
-        embeddings: The token embedding.
-        post_norm: The norm that follows the sum of MLP output and residual, within a block; None
-            where the sum is the block's output.
-        head: Final hidden states to logits.
-        conv1d: Whether the projection is GPT-2's Conv1D, whose weight is (d_ff, d_model).
-        pre_activation: What the activation function reads, within a block: where Niu et al.'s code
-            attributes in decoders. None where that code, too, attributes behind the activation.
-    """
-
-    kind: LMKind
-    base: str
-    blocks: str
-    mlp_output: str
-    attention_output: str
-    embeddings: str
-    post_norm: str | None = None
-    head: Head = field(default=_modules_head("lm_head"))
-    conv1d: bool = False
-    pre_activation: str | None = None
-
-
-_BERT_MLP, _BERT_ATTENTION = "output.dense", "attention.output.dense"
-_LLAMA = Family(
-    "causal",
-    "model",
-    "model.layers",
-    "mlp.down_proj",
-    "self_attn.o_proj",
-    "model.embed_tokens",
-    pre_activation="mlp.gate_proj",
-)
-
-FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        "masked",
-        "bert",
-        "bert.encoder.layer",
-        _BERT_MLP,
-        _BERT_ATTENTION,
-        "bert.embeddings.word_embeddings",
-        "output.LayerNorm",
-        _modules_head("cls"),
-    ),
-    "roberta": Family(
-        "masked",
-        "roberta",
-        "roberta.encoder.layer",
-        _BERT_MLP,
-        _BERT_ATTENTION,
-        "roberta.embeddings.word_embeddings",
-        "output.LayerNorm",
-    ),
-    "distilbert": Family(
-        "masked",
-        "distilbert",
-        "distilbert.transformer.layer",
-        "ffn.lin2",
-        "attention.out_lin",
-        "distilbert.embeddings.word_embeddings",
-        "output_layer_norm",
-        _modules_head("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-    ),
-    "gpt2": Family(
-        "causal",
-        "transformer",
-        "transformer.h",
-        "mlp.c_proj",
-        "attn.c_proj",
-        "transformer.wte",
-        conv1d=True,
-        pre_activation="mlp.c_fc",
-    ),
-    "gptj": Family(
-        "causal",
-        "transformer",
-        "transformer.h",
-        "mlp.fc_out",
-        "attn.out_proj",
-        "transformer.wte",
-        pre_activation="mlp.fc_in",
-    ),
-    "gpt_neox": Family(
-        "causal",
-        "gpt_neox",
-        "gpt_neox.layers",
-        "mlp.dense_4h_to_h",
-        "attention.dense",
-        "gpt_neox.embed_in",
-        pre_activation="mlp.dense_h_to_4h",
-    ),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-}
-
-
-def family_of(model_type: str) -> Family:
-    """A family's line.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"the model family {model_type!r} is not known; known are "
-            f"{', '.join(sorted(FAMILIES))}. To add it, name its modules in FAMILIES in "
-            "kn_sweeps/models/architecture.py (see docs/adding.md)"
-        )
-    return FAMILIES[model_type]
+from kn_sweeps.models.families import family_of
+from kn_sweeps.models.hooks import Hooks, first_of
 
 
 class Architecture:
@@ -216,8 +78,22 @@ class Architecture:
         bias = getattr(self.mlp_output(layer), "bias", None)
         return bias if isinstance(bias, Tensor) else None
 
-    def post_norm(self, layer: int) -> nn.Module | None:
-        """The norm between `layer`'s sum of residual and MLP output and its block's output."""
+    def watch_sum(self, hooks: Hooks, layer: int, keep: Callable[[Tensor], None]) -> None:
+        """Let `keep` see what `layer`'s MLP output was added to and gave, (batch, seq, d_model).
+
+        It is the block's output, or what the norm gets that follows the sum.
+        """
+        if (norm := self._post_norm(layer)) is None:
+            hooks.on_output(self.blocks[layer], lambda _m, _args, output: keep(first_of(output)))
+        else:
+            hooks.on_input(norm, lambda _m, args: keep(args[0]))
+
+    def from_sum(self, layer: int, sums: Float[Tensor, "... d_model"]) -> Tensor:
+        """`layer`'s block output, of what its MLP output was added to and gave."""
+        norm = self._post_norm(layer)
+        return sums if norm is None else norm(sums)
+
+    def _post_norm(self, layer: int) -> nn.Module | None:
         path = self._family.post_norm
         return None if path is None else self.blocks[layer].get_submodule(path)
 
@@ -236,7 +112,7 @@ class Architecture:
         except AttributeError as error:
             raise ValueError(
                 f"{self._model.config.model_type}: no module {path!r} in "
-                f"{type(self._model).__name__}; FAMILIES in kn_sweeps/models/architecture.py "
+                f"{type(self._model).__name__}; FAMILIES in kn_sweeps/models/families.py "
                 "does not fit this version of transformers or this class"
             ) from error
 

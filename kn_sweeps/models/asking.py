@@ -252,7 +252,7 @@ class Trunks:
             output = lm.architecture.base(
                 input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache
             )
-        self.log_probs = self._head(output.last_hidden_state[every, last])
+        self.log_probs = lm.predicted(output.last_hidden_state[every, last])
         self._mask = batch.mask.flip(1)
         # Plain layers: the cache was made without a config.
         self._kept = [
@@ -286,11 +286,8 @@ class Trunks:
         sizes = [len(ids) for _, ids in branches]
         rows = [i for i, size in enumerate(sizes) for _ in range(size)]
         columns = [j for size in sizes for j in range(size)]
-        log_probs = self._head(output.last_hidden_state[rows, columns])
+        log_probs = lm.predicted(output.last_hidden_state[rows, columns])
         return list(log_probs.split(sizes))
-
-    def _head(self, hidden: Tensor) -> Tensor:
-        return self._lm.architecture.head(hidden).float().log_softmax(-1)
 
 
 def _beside(

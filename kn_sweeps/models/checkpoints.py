@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.cases import LMKind
+from kn_sweeps.models.families import family_of
 from kn_sweeps.records.hashing import digests
 
 # Naming, finding and hashing a checkpoint takes no model library: what loads one imports it.
@@ -96,16 +97,22 @@ def describe(config: Path) -> Described:
     Raises:
         ValueError: If its family is not known, or it is no config.
     """
-    from transformers import AutoConfig
-
-    from kn_sweeps.models.architecture import family_of
-
     family = family_of(_model_type(config))
+    layers = _json(config).get(family.layers)
+    if type(layers) is not int or layers < 1:
+        layers = _by_default(config)
+    return Described(family.kind, layers)
+
+
+def _by_default(config: Path) -> int:
+    """The number of blocks that transformers gives a config which does not say it."""
+    from transformers import AutoConfig  # takes seconds to import, and few configs are silent
+
     try:
         told = AutoConfig.from_pretrained(config, trust_remote_code=False)
+        return int(told.num_hidden_layers)
     except Exception as error:  # whatever a broken config makes two libraries raise
         raise ValueError(f"{_CONFIG} cannot be read: {type(error).__name__}: {error}") from error
-    return Described(family.kind, int(told.num_hidden_layers))
 
 
 def read(
@@ -119,8 +126,6 @@ def read(
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
-
-    from kn_sweeps.models.architecture import family_of
 
     family = family_of(_model_type(folder / _CONFIG))
     auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM

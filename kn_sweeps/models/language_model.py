@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
+from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 from kn_sweeps.progress.counting import counted
 
@@ -241,12 +242,20 @@ class LanguageModel:
     def log_probs(
         self, batch: Batch, rows: Sequence[int], positions: Sequence[int]
     ) -> Float[Tensor, "reads vocab"]:
-        """Log-probabilities (nats, fp32) at `positions[i]` of row `rows[i]`. Differentiable."""
+        """Log-probabilities at `positions[i]` of row `rows[i]`; see `predicted`. Differentiable."""
         where = torch.zeros_like(batch.mask, dtype=torch.bool)
         where[list(rows), list(positions)] = True
         with read_where(where):
             hidden = self.hidden(batch)[list(rows), list(positions)]
-        return self.architecture.head(hidden).float().log_softmax(-1)
+        return self.predicted(hidden)
+
+    def predicted(self, hidden: Float[Tensor, "reads d_model"]) -> Float[Tensor, "reads vocab"]:
+        """Log-probabilities (nats) of the next tokens, from final hidden states. Differentiable.
+
+        In single precision or better: half precision has no digits left for the sum over a
+        vocabulary.
+        """
+        return at_least_float32(self.architecture.head(hidden)).log_softmax(-1)
 
     def masked(self, ids: Ids, where: range) -> Ids:
         """`ids` with masks at the positions `where`."""

@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from kn_sweeps.models.asking import Trunks
+from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.language_model import Ids, LanguageModel
 from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
@@ -67,7 +69,7 @@ def _explained(lm: LanguageModel, law: str) -> Iterator[None]:
         what = str(error) if isinstance(error, _BrokenError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{lm.name} cannot be used: for the family {lm.architecture.model_type!r} as FAMILIES "
-            f"in kn_sweeps/models/architecture.py has it, this does not hold: {law} {what} (see "
+            f"in kn_sweeps/models/families.py has it, this does not hold: {law} {what} (see "
             "docs/adding.md)"
         ) from error
 
@@ -121,30 +123,23 @@ class _Trial:
         hidden: Final hidden states.
         logits: The model's own.
         calls: Of the output projections of MLPs and attentions.
-        sums: By layer, what the norm behind the MLP's output gets, where there is one.
-        blocks: By layer, the block's output.
+        sums: By layer, what the MLP's output was added to and gave.
     """
 
     def __init__(self, lm: LanguageModel, long: Ids, short: Ids) -> None:
         self.long, self.short = long, short
         self.calls: dict[str, list[_Call]] = {"MLP": [], "attention": []}
         self.sums: dict[int, Tensor] = {}
-        self.blocks: dict[int, Tensor] = {}
         parts = lm.architecture
         hidden: list[Tensor] = []
-        with ExitStack() as hooks:
-
-            def watch(module: nn.Module, hook: Callable[..., None]) -> None:
-                hooks.callback(module.register_forward_hook(hook).remove)
-
-            for layer, block in enumerate(parts.blocks):
-                watch(parts.mlp_output(layer), self._called("MLP", layer))
-                watch(parts.attention_output(layer), self._called("attention", layer))
-                watch(block, _kept(self.blocks, layer))
-                if (norm := parts.post_norm(layer)) is not None:
-                    handle = norm.register_forward_pre_hook(_kept_input(self.sums, layer))
-                    hooks.callback(handle.remove)
-            watch(parts.base, lambda _m, _args, output: hidden.append(output.last_hidden_state))
+        with Hooks() as hooks:
+            for layer in range(parts.layers):
+                hooks.on_output(parts.mlp_output(layer), self._called("MLP", layer))
+                hooks.on_output(parts.attention_output(layer), self._called("attention", layer))
+                parts.watch_sum(hooks, layer, partial(self.sums.__setitem__, layer))
+            hooks.on_output(
+                parts.base, lambda _m, _args, output: hidden.append(output.last_hidden_state)
+            )
             batch = lm.batch([long, short])
             self.logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
         (self.hidden,) = hidden
@@ -155,20 +150,6 @@ class _Trial:
             self.calls[what].append(call)
 
         return hook
-
-
-def _kept(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-        into[layer] = output if isinstance(output, Tensor) else output[0]
-
-    return hook
-
-
-def _kept_input(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        into[layer] = args[0]
-
-    return hook
 
 
 def _check_head(lm: LanguageModel, trial: _Trial) -> None:
@@ -231,10 +212,8 @@ def _check_sums(lm: LanguageModel, trial: _Trial) -> None:
     """A block puts out the sum of its MLP's output and what does not depend on it."""
     layers = lm.architecture.layers
     for layer in sorted({0, layers // 2, layers - 1}):
-        norm, block = lm.architecture.post_norm(layer), trial.blocks[layer]
-        mlp = trial.calls["MLP"][layer].output
-        without = (block if norm is None else trial.sums[layer]) - mlp
-        expected = without if norm is None else norm(without)
+        without = trial.sums[layer] - trial.calls["MLP"][layer].output
+        expected = lm.architecture.from_sum(layer, without)
         off = float((_silenced(lm, trial, layer) - expected).abs().max() / expected.abs().max())
         if not off <= max(1e-4, 8 * torch.finfo(expected.dtype).eps):
             raise _BrokenError(
@@ -249,20 +228,18 @@ class _Seen(BaseException):
 
 def _silenced(lm: LanguageModel, trial: _Trial, layer: int) -> Tensor:
     """The block's output where its MLP puts out nothing."""
-    found: dict[int, Tensor] = {}
-    keep = _kept(found, layer)
+    found: list[Tensor] = []
 
-    def stop(*call: Any) -> None:
-        keep(*call)
+    def stop(_module: nn.Module, _args: Any, output: Any) -> None:
+        found.append(first_of(output))
         raise _Seen
 
-    with ExitStack() as hooks, suppress(_Seen):
+    with Hooks() as hooks, suppress(_Seen):
         mlp, block = lm.architecture.mlp_output(layer), lm.architecture.blocks[layer]
-        silence = mlp.register_forward_hook(lambda _m, _args, output: torch.zeros_like(output))
-        hooks.callback(silence.remove)
-        hooks.callback(block.register_forward_hook(stop).remove)
+        hooks.on_output(mlp, lambda _m, _args, output: torch.zeros_like(output))
+        hooks.on_output(block, stop)
         lm.hidden(lm.batch([trial.long, trial.short]))
-    return found[layer]
+    return found[0]
 
 
 def _check_batches(lm: LanguageModel, trial: _Trial) -> None:
@@ -281,7 +258,7 @@ def _check_cache(lm: LanguageModel, trial: _Trial) -> None:
     rests = [(n, row[cut:stop]) for n, (row, cut, stop) in enumerate(cuts)]
     for n, found in enumerate(trunks.after(rests)):
         _, cut, stop = cuts[n]
-        whole = lm.architecture.head(trial.hidden[n, cut:stop]).float().log_softmax(-1)
+        whole = lm.predicted(trial.hidden[n, cut:stop])
         _compare(lm, found, whole, "Log-probabilities")
 
 

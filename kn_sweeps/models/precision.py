@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-
-from kn_sweeps.models.language_model import LanguageModel
+from transformers import PreTrainedModel
 
 
 @contextmanager
-def in_double(lm: LanguageModel) -> Iterator[None]:
+def in_double(model: PreTrainedModel) -> Iterator[None]:
     """Compute in float64 inside the block; float32 weights are the same again afterwards.
 
     Memory: the model takes twice its size meanwhile.
@@ -22,15 +21,15 @@ def in_double(lm: LanguageModel) -> Iterator[None]:
     Raises:
         ValueError: If the model is not in float32: half precision would be another model.
     """
-    if lm.model.dtype != torch.float32:
-        raise ValueError(f"only a float32 model can go to double and back, not {lm.model.dtype}")
+    if model.dtype != torch.float32:
+        raise ValueError(f"only a float32 model can go to double and back, not {model.dtype}")
     try:
-        lm.model.double()
+        model.double()
         with _StayDouble():
             yield
     finally:
         # Every float32 number is a double, so this is exact.
-        lm.model.float()
+        model.float()
 
 
 class _StayDouble(TorchFunctionMode):

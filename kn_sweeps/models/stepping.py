@@ -17,16 +17,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import Ids, LanguageModel
 
 KeyValue = tuple[Tensor, Tensor]
@@ -84,7 +85,7 @@ class Recording:
         longest = max(len(span.ids) for span in spans)
         if not lm.can_be_stepped or (window is not None and longest > window):
             raise CannotStepError(f"{architecture.model_type}: its blocks cannot be stepped")
-        self._lm, self._layers = lm, layers
+        self._lm = lm
         self.causal = lm.kind == "causal"
         batch = lm.batch([span.ids for span in spans])
         self.ids, self.mask = batch.ids, batch.mask.bool()
@@ -111,7 +112,12 @@ class Recording:
                 self.before.append((key[:0], value[:0]))
             return key, value
 
-        with torch.no_grad(), removed_after(self._hooks()), _attending(lm, keep_keys):
+        with torch.no_grad(), Hooks() as hooks, _attending(lm, keep_keys):
+            for layer in layers:
+                hooks.on_output(architecture.mlp_output(layer), self._keep_mlp(layer))
+                architecture.watch_sum(hooks, layer, partial(self._keep_sum, layer))
+                if not self.causal:
+                    hooks.on_output(architecture.blocks[layer], self._keep_block(layer))
             hidden = lm.hidden(batch)
         if len(self.before) != architecture.layers:
             raise CannotStepError(f"{architecture.model_type}: its attention cannot be replaced")
@@ -125,18 +131,6 @@ class Recording:
     def _at(x: Tensor, positions: Tensor) -> Tensor:
         return x[torch.arange(len(x), device=x.device)[:, None], positions]
 
-    def _hooks(self) -> list[RemovableHandle]:
-        architecture = self._lm.architecture
-        handles = []
-        for layer in self._layers:
-            norm = architecture.post_norm(layer)
-            mlp, block = architecture.mlp_output(layer), architecture.blocks[layer]
-            handles.append(mlp.register_forward_hook(self._keep_mlp(layer)))
-            handles.append(block.register_forward_hook(self._keep_block(layer, norm is None)))
-            if norm is not None:
-                handles.append(norm.register_forward_pre_hook(self._keep_sum(layer)))
-        return handles
-
     def _keep_mlp(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         bias = self._lm.architecture.bias(layer)
 
@@ -147,20 +141,12 @@ class Recording:
 
         return hook
 
-    def _keep_block(
-        self, layer: int, is_sum: bool
-    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _keep_sum(self, layer: int, sums: Tensor) -> None:
+        self.sums[layer] = self._at(sums, self.positions)
+
+    def _keep_block(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-            if is_sum:
-                self.sums[layer] = self._at(output, self.positions)
-            if not self.causal:
-                self.outputs[layer] = output
-
-        return hook
-
-    def _keep_sum(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.sums[layer] = self._at(args[0], self.positions)
+            self.outputs[layer] = output
 
         return hook
 
@@ -240,14 +226,12 @@ class Pass:
         else:
             # Rows that join later are only counted in the inputs: their ids are never looked at.
             inputs["attention_mask"] = recording.mask[spans][:, None, None, :]
-        handles: list[RemovableHandle] = []
-        for layer, block in enumerate(lm.architecture.blocks):
-            handles.append(block.register_forward_pre_hook(self._enter(layer), with_kwargs=True))
-            handles.append(block.register_forward_hook(self._leave(layer)))
-            if self._differentiable:
-                mlp = lm.architecture.mlp_output(layer)
-                handles.append(mlp.register_forward_hook(self._keep_mlp_output))
-        with removed_after(handles), _attending(lm, self._key_value):
+        with Hooks() as hooks, _attending(lm, self._key_value):
+            for layer, block in enumerate(lm.architecture.blocks):
+                hooks.on_input(block, self._enter(layer), with_kwargs=True)
+                hooks.on_output(block, self._leave(layer))
+                if self._differentiable:
+                    hooks.on_output(lm.architecture.mlp_output(layer), self._keep_mlp_output)
             hidden: Tensor = lm.architecture.base(**inputs).last_hidden_state
         return hidden[self._idle :]
 
@@ -302,8 +286,7 @@ class Pass:
     def _joining(self, layer: int) -> Tensor:
         """The block's output for the rows that join behind it."""
         recording, (spans, sums) = self._recording, self._joins[layer]
-        norm = self._lm.architecture.post_norm(layer)
-        here = sums if norm is None else norm(sums)
+        here = self._lm.architecture.from_sum(layer, sums)
         if self._causal:
             return here[:, : self.width]
         whole = recording.outputs[layer][spans]
@@ -372,13 +355,3 @@ def _attending(lm: LanguageModel, seen_by: Callable[[Tensor, Tensor], KeyValue])
     finally:
         config._attn_implementation = before
         _seen_by.reset(token)
-
-
-@contextmanager
-def removed_after(handles: list[RemovableHandle]) -> Iterator[None]:
-    """Take hooks away when the block is left, whatever is raised inside."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

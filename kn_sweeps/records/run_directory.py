@@ -43,7 +43,7 @@ from kn_sweeps.records.status import kept
 # Reading results takes no model library: what writes or reads edits imports it.
 if TYPE_CHECKING:
     from kn_sweeps.edits import Edit
-    from kn_sweeps.methods.base import Plan
+    from kn_sweeps.plans import Plan
 
 Record = dict[str, Any]
 

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
 from kn_sweeps.dashboards.reading import read_config
 from kn_sweeps.models.checkpoints import Described
-from kn_sweeps.models.loading import Model, UnreachableError
+from kn_sweeps.models.loading import Model
+from kn_sweeps.models.pretrained import UnreachableError
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.records.results import metric_hashes, shown_otherwise
 from kn_sweeps.records.run_directory import RunDirectory

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 

@@ -74,7 +74,7 @@ def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None
     from tqdm import tqdm
 
     from kn_sweeps.evaluation.regimes import STEP_S
-    from kn_sweeps.models.loading import LastLoaded
+    from kn_sweeps.models.last_loaded import LastLoaded
     from kn_sweeps.records.run_directory import RunBusyError
     from kn_sweeps.run import run
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kn_sweeps.tiny.corpus import BundledPair, FactSentence, bundled_pairs, fact_sentences
+from kn_sweeps.data.sentences import BundledPair, FactSentence, bundled_pairs, fact_sentences
+from kn_sweeps.tiny.corpus import is_held_out
 
 # The least share of right answers, by figure.
 REQUIRED = {
@@ -164,11 +165,11 @@ def measure(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[
     pairs = bundled_pairs()
     groups: dict[str, list[bool]] = defaultdict(list)
     for fact, right in zip(facts, answers_fact(reader, facts), strict=True):
-        groups["facts_held_out" if fact.held_out else "facts_seen"].append(right)
-        if fact.held_out:
+        groups["facts_held_out" if is_held_out(fact) else "facts_seen"].append(right)
+        if is_held_out(fact):
             groups[f"facts_held_out/{fact.relation}"].append(right)
     for pair, right in zip(pairs, prefers_good(reader, pairs), strict=True):
-        groups["pairs_held_out" if pair.held_out else "pairs_seen"].append(right)
-        if pair.held_out:
+        groups["pairs_held_out" if is_held_out(pair) else "pairs_seen"].append(right)
+        if is_held_out(pair):
             groups[f"pairs_held_out/{pair.paradigm}"].append(right)
     return {name: _share(groups[name]) for name in [*REQUIRED, *sorted(groups.keys() - REQUIRED)]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from analysis.figures import main, to_latex
 from analysis.studies.layers import HEADLINES
 from kn_sweeps.run import run
+from tests import forked
 from tests.test_config import composed
 
 ENDINGS = ("pdf", "svg", "png", "csv")
@@ -79,7 +79,7 @@ def test_the_preset_sweeps_all_layers_and_draws(tmp_path: Path) -> None:
     command = [sys.executable, "launch.py", "experiment=layer_sweep", "dataset.relations=[P36]"]
     command += ["limit=1", "method.steps=2", "tracker=none", f"results_dir={tmp_path}"]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env={**os.environ}, capture_output=True, text=True)
+    done = forked.run(command, cwd=root, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("layer_sweep/*/summary.json"))) == 5
     assert (tmp_path / "layer_sweep" / "figures" / "layers_pararel_rome.png").is_file()

@@ -18,13 +18,14 @@ from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
 from kn_sweeps.metrics.significance import paired_test
-from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.records.places import CONF
 from kn_sweeps.run import run
 from tests.test_config import composed
 
 # What a preset's own settings would take too long for here.
-QUICK = ("tracker=none", "limit=4", "model.rome.steps=3")
+QUICK = ("tracker=none", "limit=4")
+FEW_STEPS = {"method=rome": ["method.steps=3"], "method=random_rome": ["method.of.steps=3"]}
 OWN: dict[str, tuple[str, ...]] = {
     "determiner_neurons": (),
     "suppress_number_neuron": (),
@@ -55,7 +56,8 @@ def launched(preset: str, *overrides: str) -> Iterator[dict[str, Any]]:
         if key not in given
     ]
     for chosen in itertools.product(*choices):
-        yield composed(f"experiment={preset}", *overrides, *chosen)
+        few = [more for one in chosen for more in FEW_STEPS.get(one, ())]
+        yield composed(f"experiment={preset}", *overrides, *chosen, *few)
 
 
 @pytest.fixture(scope="module")

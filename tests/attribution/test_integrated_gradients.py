@@ -230,11 +230,11 @@ def test_what_single_precision_cannot_certify_is_computed_in_double(
 def test_double_precision_is_undone_by_an_interrupt(some_lm: LanguageModel) -> None:
     single = _single(some_lm, torch.float32)
     before = {name: p.clone() for name, p in single.model.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), in_double(single):
+    with pytest.raises(KeyboardInterrupt), in_double(single.model):
         _interrupted(single)
     state = single.model.state_dict()
     assert all(torch.equal(state[name], before[name]) for name in before)
-    with pytest.raises(ValueError, match="only a float32 model"), in_double(some_lm):
+    with pytest.raises(ValueError, match="only a float32 model"), in_double(some_lm.model):
         pass
 
 

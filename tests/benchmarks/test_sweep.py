@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
+from benchmarks import sweep
 from benchmarks.sweep import compare, plan
+from tests import forked
 
 
 @pytest.mark.slow
-def test_packed_and_separate_runs_have_the_same_rows() -> None:
+def test_packed_and_separate_runs_have_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(command: list[str]) -> tuple[float, str]:
+        # The launching commands are forks; each task of the separate ones is a process as it is.
+        start = time.perf_counter()
+        done = forked.run(command, cwd=sweep.ROOT, env=os.environ)
+        assert done.returncode == 0, done.stderr
+        return time.perf_counter() - start, done.stderr
+
+    monkeypatch.setattr(sweep, "_timed", timed)
     found = compare("tiny_gpt2", 2)
     assert found.rows_equal
     assert found.runs == 2

@@ -13,7 +13,7 @@ from transformers import AutoModel
 from kn_sweeps.cases import Query
 from kn_sweeps.commands.export import main
 from kn_sweeps.models.asking import Question, ask
-from kn_sweeps.models.loading import Pretrained, RomeSettings
+from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.run import run
 from tests.models.folders import folder, weights, write
 from tests.test_config import composed
@@ -44,7 +44,7 @@ def test_it_answers_as_the_rows_say(tmp_path: Path, overrides: tuple[str, ...]) 
     out = tmp_path / "out"
     main([str(directory), case, str(out)])
     AutoModel.from_pretrained(out)
-    exported = Pretrained(label="out", name=str(out), rome=RomeSettings(layer=0))
+    exported = Pretrained(label="out", name=str(out))
     lm = exported.load(torch.device("cpu"), "float32")
     for _, row in rows[rows["case"] == case].iterrows():
         (reply,) = ask(lm, [Question(Query(row["prefix"], row["suffix"]), row["old"], row["new"])])

@@ -11,7 +11,7 @@ from huggingface_hub import ResolvedRevision
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.models.checkpoints import Described
-from kn_sweeps.models.loading import Bundled
+from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.sweeps import prefetch as module
 from kn_sweeps.sweeps.prefetch import prefetch
 from tests.test_config import composed
@@ -48,7 +48,7 @@ class _Named:
 
 def test_the_kind_is_told_without_loading() -> None:
     for label, kind in (("tiny_bert", "masked"), ("tiny_gpt2", "causal")):
-        model = Bundled(label=label, rome=None)  # type: ignore[arg-type]
+        model = Bundled(label=label)
         assert model.described() == Described(kind, 5)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def test_a_hub_model_is_downloaded_without_code_at_its_commit(
 
     def download(name: str, **more: Any) -> str:
         asked.append((name, more))
-        return str(Bundled(label="tiny_gpt2", rome=None).fetch())  # type: ignore[arg-type]
+        return str(Bundled(label="tiny_gpt2").fetch())
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     resolved = ResolvedRevision(commit)

@@ -1,25 +1,16 @@
 """The bundled data keep the promises that experiments rely on."""
 
 import json
-import random
 import re
 import uuid
 from collections import Counter, defaultdict
 
 import pytest
 
-from kn_sweeps.tiny import grammar
-from kn_sweeps.tiny.corpus import (
-    BUNDLED,
-    bundled_pairs,
-    fact_sentences,
-    held_out_texts,
-    random_sentence,
-    training_facts,
-)
+from kn_sweeps.data.sentences import BUNDLED, bundled_pairs, fact_sentences
 
 RELATIONS = sorted(path.stem for path in (BUNDLED / "pararel" / "facts").glob("*.jsonl"))
-PARADIGMS = [paradigm.uid for paradigm in grammar.PARADIGMS]
+PARADIGMS = sorted(path.stem for path in (BUNDLED / "blimp").glob("*.jsonl"))
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://kn-sweeps/bundled/pararel")
 
 
@@ -41,7 +32,6 @@ def test_there_are_enough_relations_and_paradigms():
     assert len(PARADIGMS) >= 12
     files = {path.stem for path in (BUNDLED / "pararel" / "patterns").glob("*.jsonl")}
     assert files == set(RELATIONS)
-    assert {path.stem for path in (BUNDLED / "blimp").glob("*.jsonl")} == set(PARADIGMS)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -109,21 +99,6 @@ def test_the_vocabulary_is_small():
     assert len({word for text in texts for word in re.findall(r"[\w']+", text)}) < 2500
 
 
-def test_the_grammar_writes_the_shipped_files_byte_for_byte(tmp_path):
-    for path in grammar.write_bundled(tmp_path):
-        assert path.read_bytes() == (BUNDLED / "blimp" / path.name).read_bytes()
-
-
-@pytest.mark.parametrize("uid", PARADIGMS)
-def test_a_paradigm_has_200_distinct_pairs_that_share_contrasts(uid):
-    paradigm = next(p for p in grammar.PARADIGMS if p.uid == uid)
-    pairs = grammar.bundled_pairs(paradigm)
-    assert len({pair.good for pair in pairs}) == 200
-    assert min(Counter(pair.combo for pair in pairs).values()) >= 4
-    assert min(Counter(pair.combo.good for pair in pairs).values()) >= 8
-    assert set(paradigm.combos) <= set(paradigm.all_combos)
-
-
 @pytest.mark.parametrize("uid", PARADIGMS)
 def test_prefixes_and_words_rebuild_the_sentences(uid):
     for number, row in enumerate(read("blimp", uid)):
@@ -150,40 +125,3 @@ def test_fields_and_flags_are_those_of_the_official_file(uid, official_data):
     flags = [key for key, value in official.items() if isinstance(value, bool)]
     for key in [*flags, "field", "linguistics_term", "UID"]:
         assert ours[key] == official[key]
-
-
-def test_spans_of_a_random_pair_are_its_words():
-    rng = random.Random(0)
-    for paradigm in grammar.PARADIGMS:
-        for _ in range(100):
-            pair = paradigm.sample(rng)
-            assert pair.good[slice(*pair.critical_span)] == pair.combo.good
-            assert pair.good[slice(*pair.trigger_span)] == pair.combo.trigger
-            assert pair.critical_span != pair.trigger_span
-
-
-def test_spans_of_a_fact_sentence_are_its_object_and_subject():
-    for item in fact_sentences():
-        sentence = item.sentence
-        assert sentence.text[slice(*sentence.answer)] == item.answer
-        assert sentence.text[slice(*sentence.clue)] == item.subject
-
-
-def test_training_reads_nothing_that_is_held_out():
-    rng = random.Random(1)
-    assert not {sentence.text for sentence in training_facts()} & held_out_texts()
-    assert not {random_sentence(rng).text for _ in range(5000)} & held_out_texts()
-
-
-def test_the_split_withholds_a_sixth_of_each_fact_and_pattern_and_half_of_the_pairs():
-    items = fact_sentences()
-    assert 0.15 < sum(item.held_out for item in items) / len(items) < 0.2
-    for key in (lambda i: (i.relation, i.subject), lambda i: (i.relation, i.pattern)):
-        groups = defaultdict(list)
-        for item in items:
-            # A sentence that another relation withholds is not read either.
-            assert item.held_out == (item.text in held_out_texts())
-            groups[key(item)].append(item.held_out)
-        assert all(0 < sum(flags) <= len(flags) / 4 for flags in groups.values())
-    pairs = bundled_pairs()
-    assert sum(pair.held_out for pair in pairs) * 2 == len(pairs)

@@ -11,9 +11,9 @@ from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.edits import NeuronScale, RankOne
 from kn_sweeps.evaluation.evaluate import evaluate, scorable
 from kn_sweeps.interventions import applied
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 QUERY = Query("The capital of France is ", ".", (15, 21))
 OTHER = Query("The capital of India is ", ".", (15, 20))

@@ -15,8 +15,8 @@ from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.data.cooccurrence import count_following
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.measurements.cooccurrence import CoOccurrence
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 
 WORDS = ["this", "that", "cat", "cats", "big", "."]
 

@@ -21,8 +21,8 @@ from kn_sweeps.measurements.tracing import (
     Tracing,
     roles,
 )
-from kn_sweeps.methods.base import NOTHING
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import NOTHING
 
 
 def _case(text: str, subject: str, old: str, name: str = "c0") -> Case:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
-from kn_sweeps.edits import Dense, Joint
+from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import applied
+from kn_sweeps.methods import ft
 from kn_sweeps.methods.ft import FineTuning
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
@@ -73,6 +74,31 @@ def test_it_makes_the_new_answer_likelier(
     with applied(some_lm, method.plan(some_lm, CASES[:1], seed=0).edits["c0"]):
         (after,) = ask(some_lm, [question])
     assert after.new.log_prob > before.new.log_prob + 1
+
+
+def test_what_is_answered_well_enough_is_not_trained(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = FineTuning(layer=1, steps=40, learning_rate=1e-2, norm_constraint=None)
+    losses = [-_score(some_lm, case, Joint(())) for case in CASES]
+    between = sum(losses) / 2
+    monkeypatch.setattr(ft, "_ENOUGH", between)  # one is below it, the other above
+    edits = list(method.plan(some_lm, CASES, seed=0).edits.values())
+    for case, edit, loss in zip(CASES, edits, losses, strict=True):
+        assert isinstance(edit, Dense)
+        if loss < between:
+            assert not edit.change.any()
+        else:
+            # It went on until it was below, and no further than a step takes it.
+            assert between / 2 < -_score(some_lm, case, edit) < between
+
+
+def _score(lm: LanguageModel, case: Case, edit: Edit) -> float:
+    """Mean log-probability of a token of the new answer."""
+    assert case.edit is not None
+    with applied(lm, edit):
+        (reply,) = ask(lm, [Question(case.edit.query, case.edit.old, case.edit.new)])
+    return reply.new.log_prob / len(reply.new.ids)
 
 
 def test_a_batch_is_trained_as_one(some_lm: LanguageModel) -> None:

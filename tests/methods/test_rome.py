@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.values import KlPosition, optimised
 from kn_sweeps.interventions import applied, recorded
+from kn_sweeps.methods.base import Method
+from kn_sweeps.methods.memit import Memit
 from kn_sweeps.methods.rome import KeyMode, Rome
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
@@ -124,15 +127,18 @@ def test_an_edit_does_not_depend_on_its_company(some_lm: LanguageModel) -> None:
         torch.testing.assert_close(in_turn[case.id].delta, alone.delta)
 
 
-def test_an_edit_that_stops_early_keeps_its_value(some_lm: LanguageModel) -> None:
-    # Nothing can be better than a loss that weighs nothing: the first stops at once.
+def test_an_edit_that_is_good_enough_keeps_its_value(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = replace(Rome(layer=1, steps=8).objective(), clamp_norm=0.3)
-    easy, hard = _case("Rome", "c0"), _case("New Delhi", "c1")
-    (first,) = optimised(some_lm, [easy], [""], replace(objective, steps=1))[0].values()
-    assert not first.delta.any()
-    together, _ = optimised(some_lm, [easy, hard], CONTEXTS, objective)
-    for value in together.values():
-        assert float(value.delta.norm() / value.outputs[0].norm()) <= 0.3 * (1 + 1e-6)
+    (first,) = optimised(some_lm, [_case()], [""], replace(objective, steps=1))[0].values()
+    assert not first.delta.any()  # the only evaluation takes no step
+    for enough, moves in ((values_module._ENOUGH, True), (1e6, False)):
+        monkeypatch.setattr(values_module, "_ENOUGH", enough)
+        cases = [_case("Rome", "c0"), _case("New Delhi", "c1")]
+        for value in optimised(some_lm, cases, CONTEXTS, objective)[0].values():
+            assert bool(value.delta.any()) == moves
+            assert float(value.delta.norm() / value.outputs[0].norm()) <= 0.3 * (1 + 1e-6)
 
 
 def test_the_edited_layer_maps_the_key_to_the_value(any_lm: LanguageModel) -> None:
@@ -166,6 +172,18 @@ def test_an_edit_raises_the_new_answer(some_lm: LanguageModel) -> None:
     with applied(some_lm, edit):
         (after,) = ask(some_lm, [Question(QUERY, "Paris", "Rome")])
     assert after.new.log_prob > before.new.log_prob + 1
+
+
+@pytest.mark.parametrize("make", [Rome, lambda layer, **more: Memit((layer,), 1.0, **more)])
+def test_an_essence_counts_only_where_its_divergence_does(
+    some_lm: LanguageModel, make: Callable[..., Method]
+) -> None:
+    broken = Query("France is a" + " a" * 80, "", (0, 6))  # longer than the model reads
+    case = replace(_case(), essence=broken)
+    plan = make(1, steps=2, contexts=0).plan(some_lm, [case], seed=0)
+    assert list(plan.failed) == ["c0"]
+    plan = make(1, steps=2, contexts=0, kl_factor=0.0).plan(some_lm, [case], seed=0)
+    assert list(plan.edits) == ["c0"]
 
 
 def test_contexts_depend_on_model_and_seed_only(some_lm: LanguageModel) -> None:

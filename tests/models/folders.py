@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kn_sweeps.models.loading import Pretrained, RomeSettings
+from kn_sweeps.models.pretrained import Pretrained
 
 TINY = Path(__file__).parents[2] / "kn_sweeps" / "tiny" / "weights"
 WEIGHTS = "model.safetensors"
@@ -23,7 +23,7 @@ def folder(at: Path, name: str = "tiny_gpt2") -> Path:
 
 
 def model(at: Path, **more: Any) -> Pretrained:
-    return Pretrained(label="mine", name=str(at), rome=RomeSettings(layer=1), **more)
+    return Pretrained(label="mine", name=str(at), **more)
 
 
 def weights(at: Path) -> dict[str, Tensor]:

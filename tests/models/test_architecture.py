@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from kn_sweeps.models.architecture import FAMILIES, Architecture, Family
+from kn_sweeps.models.architecture import Architecture
+from kn_sweeps.models.families import FAMILIES, Family
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from kn_sweeps.models.architecture import FAMILIES
-from tests.models.folders import WEIGHTS, configure, folder, model, weights, write
+from kn_sweeps.models.checkpoints import Described, describe
+from kn_sweeps.models.families import FAMILIES
+from tests.models.folders import TINY, WEIGHTS, configure, folder, model, weights, write
 
 CPU = torch.device("cpu")
 
@@ -177,3 +181,43 @@ def test_every_family_is_known_to_transformers_without_a_checkpoints_code() -> N
     from transformers import CONFIG_MAPPING
 
     assert set(FAMILIES) <= set(CONFIG_MAPPING)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_config_is_read_as_transformers_reads_it(tmp_path: Path, family: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[family]
+    cls(num_hidden_layers=7).save_pretrained(tmp_path)
+    assert describe(tmp_path / "config.json") == Described(FAMILIES[family].kind, 7)
+    assert FAMILIES[family].layers in json.loads((tmp_path / "config.json").read_text())
+    # Where it is not said, transformers has a default of its own.
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    assert describe(tmp_path / "config.json").layers == cls().num_hidden_layers
+
+
+@pytest.mark.parametrize("layers", ["five", None, [5], True])
+def test_a_number_of_layers_that_is_none_is_refused_or_read_as_transformers_does(
+    tmp_path: Path, layers: object
+) -> None:
+    at = folder(tmp_path / "m")
+    configure(at, n_layer=layers)
+    with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+        model(at).described()
+
+
+def test_naming_and_describing_a_checkpoint_imports_no_model_library() -> None:
+    code = f"""
+import sys
+import kn_sweeps.models.gguf, kn_sweeps.models.last_loaded
+from kn_sweeps.models.pretrained import Bundled, Pretrained
+bundled = Bundled(label="tiny_gpt2")
+for model in bundled, Pretrained(label="mine", name={str(TINY / "tiny_gpt2")!r}):
+    print(model.described().layers, model.fingerprint())
+assert not {{"torch", "transformers"}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.startswith("5 ")

@@ -16,7 +16,8 @@ import torch
 from huggingface_hub import ResolvedRevision, constants
 
 from kn_sweeps.config import RunConfig, build, pinned
-from kn_sweeps.models.loading import LastLoaded, Pretrained, UnreachableError
+from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.models.pretrained import Pretrained, UnreachableError
 from kn_sweeps.records import hashing
 from kn_sweeps.records.hashing import digests
 from kn_sweeps.run import run

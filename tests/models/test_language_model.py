@@ -164,3 +164,13 @@ def test_a_tokenizer_of_another_model_is_refused(lm_of) -> None:  # noqa: ANN001
     other.add_tokens(["entirely", "other", "words"])
     with pytest.raises(ValueError, match="do not belong together"):
         LanguageModel(lm.model, other, name="mixed")
+
+
+def test_a_model_in_double_precision_is_read_in_double_precision(any_lm: LanguageModel) -> None:
+    replies = ask(any_lm, QUESTIONS)
+    # GPT-J casts its own logits to float32; its head does not.
+    digits = 1e-7 if any_lm.architecture.model_type == "gptj" else 1e-12
+    for (query, old, _, _), reply in zip(QUESTIONS, replies, strict=True):
+        expected = sum(_reference_log_probs(any_lm, query, old))
+        assert reply.old.log_prob == pytest.approx(expected, rel=digits)
+        assert reply.first_log_probs.dtype == torch.float64

@@ -14,7 +14,7 @@ from kn_sweeps.attribution.integrand import Point
 from kn_sweeps.attribution.integrated_gradients import integrand_of, integrated_gradients
 from kn_sweeps.cases import Query
 from kn_sweeps.interventions import outputs_replaced, recorded
-from kn_sweeps.models.architecture import FAMILIES, Family, _modules_head
+from kn_sweeps.models.families import FAMILIES, Family, modules_head
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
 from tests import test_interventions
@@ -29,7 +29,7 @@ _ALBERT = Family(
     "albert_layers.0.attention.dense",
     "albert.embeddings.word_embeddings",
     "albert_layers.0.full_layer_layer_norm",
-    _modules_head("predictions"),
+    modules_head("predictions"),
 )
 _FALCON = Family(
     "causal",
@@ -62,7 +62,7 @@ _MODERNBERT = Family(
     "mlp.Wo",
     "attn.Wo",
     "model.embeddings.tok_embeddings",
-    head=_modules_head("head", "decoder"),
+    head=modules_head("head", "decoder"),
 )
 
 

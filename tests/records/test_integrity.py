@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kn_sweeps.evaluation import regimes
-from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.records.integrity import (
     DamagedError,
     load_tensors,

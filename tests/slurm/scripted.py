@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kn_sweeps.cases import Case
-from kn_sweeps.methods.base import Plan
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.plans import Plan
 from kn_sweeps.progress.interruption import check
 
 

@@ -21,7 +21,7 @@ SETS = [
     ["experiment=layer_sweep", "method.layer=2"],
     ["model=smollm2_135m", "method=memit", "dataset=pararel", "dataset.relations=[P36]"],
     ["+method.extra=1", "~metric.locality", "tracker=none"],
-    ["method=rome", "seed=5", "model.rome.steps=9"],
+    ["method=rome", "seed=5", "model=tiny_bert", "method.weight_decay=0.2"],
 ]
 
 

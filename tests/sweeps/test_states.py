@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.record import Launch, launches, place_of
 from kn_sweeps.sweeps.states import states
 from kn_sweeps.sweeps.submit import Local, Slurm, code_path
+from tests import forked
 from tests.sweeps.test_plan import SEEDS, _launched, planned
 from tests.test_config import composed
 
@@ -405,14 +405,8 @@ def test_cancel_reaches_the_tasks_of_a_launcher_that_was_killed(
     command = [sys.executable, str(ROOT / "launch.py"), "-m", *QUICK, "method=rome", "limit=null"]
     command += [f"results_dir={tmp_path}", "sweep=s", "hydra/launcher=processes", "runs_per_task=2"]
     command += ["seed=0,1"]
-    environment = {k: v for k, v in os.environ.items() if k not in ("KN_SWEEPS_DATA", "PYTHONPATH")}
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    environment = {k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
+    process = forked.Popen(command, cwd=tmp_path, env=environment)
     sweep, deadline = tmp_path / "s", time.monotonic() + 150
     while not list(sweep.glob("*/parts/*.parquet")):
         assert time.monotonic() < deadline

@@ -7,27 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
+from kn_sweeps.data.sentences import bundled_pairs, fact_sentences
 from kn_sweeps.tiny import train as train_tiny
 from kn_sweeps.tiny.batches import ExampleMaker
-from kn_sweeps.tiny.corpus import (
-    bundled_pairs,
-    fact_sentences,
-    held_out_texts,
-    training_sentences,
-)
+from kn_sweeps.tiny.corpus import held_out_texts, training_sentences
 from kn_sweeps.tiny.measure import REQUIRED, measure
 
 CLASSES = {"tiny_bert": AutoModelForMaskedLM, "tiny_gpt2": AutoModelForCausalLM}
 NAMES = list(CLASSES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    # Small matrices: threads that wait for each other on a busy machine cost more than they save.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NAMES)
