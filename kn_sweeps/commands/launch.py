@@ -31,7 +31,7 @@ from kn_sweeps.methods.tuned import untuned
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import user_path
-from kn_sweeps.records.places import CONF
+from kn_sweeps.records.places import CONF, find_in_checkout
 from kn_sweeps.records.provenance import commit
 from kn_sweeps.sweeps.record import Kind
 
@@ -242,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commit()  # that of the code this process runs, whatever becomes of the files from here on
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    find_in_checkout()
     given = sys.argv[1:] if arguments is None else arguments
     sys.argv[1:] = [_at_home(one) for one in given]
     with listening():

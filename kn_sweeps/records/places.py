@@ -15,10 +15,17 @@ CONF = PACKAGE / "conf" if CHECKOUT is None else CHECKOUT / "conf"
 """The configs that ship with it."""
 
 
+def find_in_checkout() -> None:
+    """Let `analysis` and `hydra_plugins` be found beside the package, whatever was called.
+
+    Scripts and `python -m` in the checkout find them; `kn-sweeps` of an editable install would not.
+    """
+    if CHECKOUT is not None and str(CHECKOUT) not in sys.path:
+        sys.path.insert(0, str(CHECKOUT))
+
+
 def analysis(name: str) -> ModuleType:
     """A module of `analysis/`, which an installed package has as `kn_sweeps.analysis`."""
-    if CHECKOUT is None:
-        return importlib.import_module(f"kn_sweeps.analysis.{name}")
-    if str(CHECKOUT) not in sys.path:  # it is where a script lies, or `python -m` was called
-        sys.path.insert(0, str(CHECKOUT))
-    return importlib.import_module(f"analysis.{name}")
+    find_in_checkout()
+    package = "kn_sweeps.analysis" if CHECKOUT is None else "analysis"
+    return importlib.import_module(f"{package}.{name}")
