@@ -7,26 +7,10 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from kn_sweeps.commands import COMMANDS, OF_ANALYSIS
 from kn_sweeps.commands.console import NAME, command, complain, say
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.records.places import analysis
-
-COMMANDS = {
-    "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",
-    "status": "how a sweep is doing; cancel, retry, logs, forget",
-    "table": "compare finished runs",
-    "report": "all of a sweep as one HTML file",
-    "figures": "the figures of the studies",
-    "sync": "bring runs to Weights & Biases, or up to date there",
-    "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
-    "export": "one edited model as a checkpoint",
-    "prefetch": "fetch what runs need, for nodes without internet",
-    "cache": "what is cached, and clearing it",
-    "completion": "print what makes bash, zsh or fish complete all this",
-}
-"""What each module of `commands` and each main module of `analysis` does, in one line."""
-
-_OF_ANALYSIS = ("table", "report", "figures", "wandb-report")
 
 
 def usage() -> str:
@@ -61,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     sys.argv = [f"{NAME} {name}", *rest]
     module = name.replace("-", "_")
-    if name in _OF_ANALYSIS:
+    if name in OF_ANALYSIS:
         return int(analysis(module).main(rest))
     return int(importlib.import_module(f"kn_sweeps.commands.{module}").main(rest))
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 
+from kn_sweeps.commands import COMMANDS
 from kn_sweeps.commands.console import NAME, Parser, command, say
 from kn_sweeps.records.folders import RESULTS, sweeps_in
 
@@ -51,8 +52,6 @@ _TAKE_OVERRIDES = ("launch", "prefetch")
 
 def candidates(line: str) -> list[str]:
     """What the last word of a command line, which may be empty, can become."""
-    from kn_sweeps.__main__ import COMMANDS
-
     words = line.split()[1:] + [""] * line.endswith(" ")
     if len(words) <= 1:
         return _beginning(words[0] if words else "", COMMANDS)

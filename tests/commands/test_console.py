@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from kn_sweeps import __main__ as door
-from kn_sweeps.commands import cache, completion, prefetch
+from kn_sweeps.commands import COMMANDS, OF_ANALYSIS, cache, completion, prefetch
 from kn_sweeps.commands.console import Parser, command
 from kn_sweeps.progress.interruption import Interrupted
 from kn_sweeps.records.places import CHECKOUT
-
-MODULES = ("status", "sync", "export", "prefetch", "cache", "completion")
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +85,9 @@ def test_every_command_is_listed_and_has_its_module(capsys: pytest.CaptureFixtur
     assert door.main(["--help"]) == 0
     listed = capsys.readouterr().out
     folder = Path(completion.__file__).parent
-    for name in door.COMMANDS:
+    for name in COMMANDS:
         module = f"{name.replace('-', '_')}.py"
-        own = CHECKOUT / "analysis" if name in door._OF_ANALYSIS else folder
+        own = CHECKOUT / "analysis" if name in OF_ANALYSIS else folder
         assert (own / module).is_file()
         assert f"  {name} " in listed
 
@@ -141,7 +139,7 @@ def test_completion_knows_commands_sweeps_and_overrides(
     (tmp_path / "own" / "method").mkdir(parents=True)
     (tmp_path / "own" / "method" / "rowing.yaml").write_text("{}\n")
     for line, found in (
-        ("kn-sweeps ", list(door.COMMANDS)),
+        ("kn-sweeps ", list(COMMANDS)),
         ("kn-sweeps ta", ["table"]),
         ("kn-sweeps table bi", ["birds"]),
         ("kn-sweeps status re", ["retry"]),
