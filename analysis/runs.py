@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,10 @@ import pandas as pd
 
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.records.folders import listed
-from kn_sweeps.records.results import results_of
-from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
 from .shards import joined_results
-from .table import Found, Summary, files_below, find_runs, identity, identity_columns
+from .table import Found, Summary, find_runs, identity, identity_columns
 
 GROUP = ("model", "source", "dataset")
 """What a run was done on; runs that agree in it are compared with each other."""
@@ -28,19 +27,19 @@ class Run:
     """A finished run.
 
     Attributes:
-        summary: Its summary, with the keys that `analysis.table.read_summary` adds.
+        summary: Its summary, with the keys that `analysis.table.find_runs` adds.
         directories: Where its files lie: one directory, or one for each shard.
         label: Names it among the runs of its model and data: its method, and what else differs.
     """
 
     summary: Summary
-    directories: tuple[Path, ...]
+    directories: tuple[RunDirectory, ...]
     label: str
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """What provenance.json says; of the first shard, with the seconds of all stages of all."""
-        found = [read_object(path / "provenance.json") for path in self.directories]
+        found = [provenance_of(one) for one in self.directories]
         stages = [stage for one in found for stage in one.get("stages", {}).values()]
         seconds = sum(float(stage.get("seconds", 0.0)) for stage in stages)
         return {**(found[0] if found else {}), "seconds": seconds}
@@ -48,7 +47,7 @@ class Run:
     @cached_property
     def ended(self) -> float | None:
         """When its last file was written, in seconds since 1970."""
-        paths = [path / "summary.json" for path in self.directories]
+        paths = [one.summary_path for one in self.directories]
         return max((path.stat().st_mtime for path in paths if path.is_file()), default=None)
 
     @property
@@ -84,7 +83,7 @@ class Run:
     @cached_property
     def results(self) -> Results:
         """What the run measured."""
-        parts = [results_of(RunDirectory(path)) for path in self.directories]
+        parts = [one.results() for one in self.directories]
         return parts[0] if len(parts) == 1 else joined_results(parts)
 
 
@@ -130,27 +129,27 @@ def labels(summaries: Sequence[Summary]) -> list[str]:
     ]
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of a run; empty where there is none, for a report can do without."""
+def provenance_of(directory: RunDirectory) -> dict[str, Any]:
+    """What a run's provenance.json says; empty where it is none: a report can do without."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return directory.provenance()
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _directories(folders: Sequence[Path]) -> dict[tuple[str, str], Path]:
+def _directories(folders: Sequence[Path]) -> dict[tuple[str, str], RunDirectory]:
     """Run directories by sweep and run id."""
     found = {}
-    for path in files_below(folders, "summary.json"):
-        summary = {"sweep": path.parent.parent.name, **read_object(path)}
-        found[str(summary["sweep"]), str(summary.get("run_id"))] = path.parent
+    for one in runs_below(*folders):
+        with suppress(OSError, ValueError):  # not finished, or named where summaries are read
+            summary = {"sweep": one.path.parent.name, **one.summary()}
+            found[str(summary["sweep"]), str(summary.get("run_id"))] = one
     return found
 
 
 def _directories_of(
-    summary: Summary, directories: Mapping[tuple[str, str], Path]
-) -> tuple[Path, ...]:
+    summary: Summary, directories: Mapping[tuple[str, str], RunDirectory]
+) -> tuple[RunDirectory, ...]:
     """Those of a run's shards in their order, or its own."""
     names = summary.get("shards") or [summary["run_id"]]
     keys = [(str(summary["sweep"]), str(name)) for name in names]

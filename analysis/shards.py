@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from kn_sweeps.config import build
-from kn_sweeps.metrics.base import Results
-from kn_sweeps.records.results import measured, results_of
+from kn_sweeps.metrics.base import Results, measured
 from kn_sweeps.records.run_directory import RunDirectory
 
 Summary = dict[str, Any]
@@ -43,10 +41,10 @@ def joined(summaries: Mapping[Path, Summary]) -> list[Summary]:
 def _one(summaries: Sequence[Summary], paths: Sequence[Path]) -> Summary:
     """The summary of the run that the shards make."""
     first = summaries[0]
-    config = OmegaConf.to_container(OmegaConf.load(paths[0] / "config.yaml"))
-    assert isinstance(config, dict)
+    directories = [RunDirectory(path) for path in paths]
+    config = directories[0].config()
     metrics = [build(node, None, f"metric.{name}") for name, node in config["metric"].items()]
-    results = [results_of(RunDirectory(path)) for path in paths]
+    results = [directory.results() for directory in directories]
     histograms = [one["neurons_by_layer"] for one in summaries if "neurons_by_layer" in one]
     by_layer = {"neurons_by_layer": np.sum(histograms, 0).tolist()} if histograms else {}
     return {

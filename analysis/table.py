@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
-from kn_sweeps.records.files import about_files, user_path, write_text
+from kn_sweeps.metrics.catalogue import headlines, quantity
+from kn_sweeps.records.files import about_files, finite, user_path, write_text
 from kn_sweeps.records.folders import common, find_folders, listed
+from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
 from .shards import joined
 
@@ -36,16 +35,6 @@ Summary = dict[str, Any]
 
 IDENTITY = ("model", "source", "dataset", "method", "intent", "cases")
 TELL_APART = ("seed", "shard", "sweep")
-HEADLINE = (
-    "reliability",
-    "generality",
-    "locality",
-    "symmetry",
-    "synonymy",
-    "flip_rate",
-    "effect_size",
-)
-NOT_A_RUN = {".hydra", "wandb"}  # these keep a config.yaml of their own inside a run
 ABSENT = "-"
 PIPE_WIDTH = 120
 GAP = 2
@@ -57,7 +46,7 @@ class Found:
 
     Attributes:
         summaries: Finished runs, by dataset, model and method.
-        broken: Why a finished run could not be read, by the path of its summary.
+        broken: Why a finished run's summary, or its config, could not be read, by its path.
         unfinished: Number of run directories without a summary.
     """
 
@@ -70,30 +59,24 @@ def find_runs(*folders: Path) -> Found:
     """Read every run below some folders; one that cannot be read hides no other."""
     read: dict[Path, Summary] = {}
     broken: dict[Path, str] = {}
-    for path in files_below(folders, "summary.json"):
-        try:
-            read[path.parent] = read_summary(path)
-        except (OSError, ValueError) as error:
-            broken[path] = str(error)
+    directories = runs_below(*folders)
+    for one in directories:
+        if one.done():
+            try:
+                read[one.path] = {"sweep": one.path.parent.name, **read_summary(one)}
+            except (OSError, ValueError) as error:
+                broken[one.summary_path] = str(error)
+                continue
+            try:
+                read[one.path]["settings"] = settings_of(one)
+            except (OSError, ValueError) as error:
+                broken[one.config_path] = str(error)
     try:
         summaries = joined(read)
     except (OSError, ValueError) as error:
         summaries = list(read.values())
         broken[folders[0]] = f"shards could not be joined: {error}"
-    runs = [config.parent for config in files_below(folders, "config.yaml")]
-    unfinished = sum(not (run / "summary.json").exists() for run in runs)
-    return Found(in_order(summaries), broken, unfinished)
-
-
-def files_below(folders: Sequence[Path], name: str) -> list[Path]:
-    """The files of this name of all runs below some folders, each once, however it is reached."""
-    found = {
-        path.resolve(): path
-        for folder in folders
-        for path in sorted(folder.rglob(name))
-        if not NOT_A_RUN & {*path.relative_to(folder).parts}
-    }
-    return list(found.values())
+    return Found(in_order(summaries), broken, sum(not one.done() for one in directories))
 
 
 def in_order(summaries: Sequence[Summary]) -> list[Summary]:
@@ -118,23 +101,14 @@ def is_number(text: str) -> bool:
         return False
 
 
-def read_summary(path: Path) -> Summary:
-    """Read one summary.
-
-    Args:
-        path: A summary.json at <sweep>/<run id>/summary.json.
-
-    Returns:
-        Its content, with the `sweep` it lies in where it does not say, and the `settings` that can
-        change a row by their dotted names, from the config beside it.
+def read_summary(directory: RunDirectory) -> Summary:
+    """Read the summary of a finished run; of its `settings` it has none yet.
 
     Raises:
-        ValueError: If it is not JSON or lacks what a row needs.
+        ValueError: If it is not what was written or lacks what a row needs.
     """
     # JSON has no NaN, but Python writes it and other readers choke on it: nothing was measured.
-    summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    if not isinstance(summary, dict):
-        raise ValueError(f"expected a JSON object, got {type(summary).__name__}")
+    summary: Summary = finite(directory.summary())
     missing = [key for key in (*IDENTITY, "run_id", "seed", "metrics") if key not in summary]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
@@ -144,16 +118,15 @@ def read_summary(path: Path) -> Summary:
     for name, estimate in metrics.items():
         if not _is_estimate(estimate):
             raise ValueError(f"metric {name} must have value, low, high and n, got {estimate!r}")
-    settings = _settings(path.parent / "config.yaml")
-    return {"sweep": path.parent.parent.name, "settings": settings} | summary
+    return {"settings": {}} | summary
 
 
-def _settings(path: Path) -> dict[str, str]:
-    """A config's values by dotted name, without what cannot change a row; none if it is absent."""
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, yaml.YAMLError):
-        config = {}
+def settings_of(directory: RunDirectory) -> dict[str, str]:
+    """A config's values by dotted name, without what cannot change a row; none if it is absent.
+
+    Raises:
+        ValueError: If it is not what was written.
+    """
     found: dict[str, str] = {}
 
     def walk(node: object, name: str) -> None:
@@ -163,7 +136,8 @@ def _settings(path: Path) -> dict[str, str]:
         elif not name.endswith("_target_"):
             found[name] = str(node)
 
-    if isinstance(config, dict):
+    if directory.config_path.is_file():
+        config = directory.config()
         # What else a model's config says is a default of its methods, and stands in theirs.
         own = ("name", "start_token")
         model = {k: v for k, v in config.pop("model", {}).items() if k in own}
@@ -227,7 +201,8 @@ def cell(estimate: dict[str, Any] | None) -> str:
 def metric_names(summaries: Sequence[Summary]) -> list[str]:
     """Every metric that some run has: the headline first, then as the runs list them."""
     present = dict.fromkeys(name for s in summaries for name in s["metrics"])
-    return [n for n in HEADLINE if n in present] + [n for n in present if n not in HEADLINE]
+    first = headlines(present)
+    return first + [name for name in present if name not in first]
 
 
 def blocks(
@@ -284,32 +259,48 @@ def show(summaries: Sequence[Summary], metrics: Sequence[str]) -> None:
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
-    """All metrics as one Markdown table."""
-    (head, *rows) = next(blocks(summaries, metric_names(summaries), sys.maxsize))
+    """All metrics as one Markdown table, and what each of them is."""
+    names = metric_names(summaries)
+    (head, *rows) = next(blocks(summaries, names, sys.maxsize))
     lines = [head, ["---"] * len(head), *rows]
     # A backslash first: one that stands before a | would undo the other.
     signs = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
     escaped = ([text.translate(signs) for text in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    meanings = [f"- `{one.name}`: {one}\n" for one in map(quantity, names) if one.meaning]
+    return "\n".join([table, "".join(meanings)]) if meanings else table
 
 
-def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All metrics as CSV: `NAME`, `NAME_low`, `NAME_high` and `NAME_n` for each.
+def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """One row a run: what names it, and `NAME`, `NAME_low`, `NAME_high`, `NAME_n` for each metric.
 
-    What a run does not have is an empty cell; see `unevaluated` for texts.
+    What a run does not have is None.
     """
     columns = ["run_id", "sweep", *IDENTITY, "seed"]
     telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
-    metrics = [(name, part) for name in metric_names(summaries) for part in parts]
+    rows = []
+    for s in summaries:
+        told = {c: None if (found := identity(s, c)) == ABSENT else found for c in telling}
+        numbers = {
+            name + parts[part]: s["metrics"].get(name, {}).get(part)
+            for name in metric_names(summaries)
+            for part in parts
+        }
+        rows.append({**{c: s[c] for c in columns}, **told, **numbers})
+    return rows
+
+
+def comma_separated(summaries: Sequence[Summary]) -> str:
+    """All metrics as CSV: the cells of `in_columns`, an empty one for None.
+
+    See `unevaluated` for texts.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = columns + telling + [name + parts[part] for name, part in metrics]
-    writer.writerow(map(unevaluated, head))
-    for s in summaries:
-        numbers = [s["metrics"].get(name, {}).get(part) for name, part in metrics]
-        told = ["" if (found := identity(s, c)) == ABSENT else found for c in telling]
-        writer.writerow([*map(unevaluated, [s[c] for c in columns] + told), *numbers])
+    rows = in_columns(summaries)
+    writer.writerow(map(unevaluated, rows[0]))
+    writer.writerows(map(unevaluated, row.values()) for row in rows)
     return text.getvalue()
 
 
@@ -341,7 +332,7 @@ def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str
     """The metrics to show: those asked for, else the headline, else all there are."""
     present = metric_names(summaries)
     if wanted is None:
-        return [name for name in present if name in HEADLINE] or present
+        return headlines(present) or present
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in present]:
         raise ValueError(

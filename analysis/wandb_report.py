@@ -9,20 +9,18 @@ workspace and a new report. --dry-run prints both as JSON; it needs no server an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.dashboards.tracker import WandB
 from kn_sweeps.records.folders import find_folder
+from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
+from .runs import provenance_of
 from .table import find_runs
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def place_of(
     """
     from .wandb_spec import Place
 
-    configs = {path.parent: _config(path.parent) for path in folder.rglob("summary.json")}
+    configs = {one.path: _config(one) for one in runs_below(folder) if one.done()}
     trackers = [config.get("tracker") or {} for config in configs.values()]
     sweeps = {str(config.get("sweep") or run.parent.name) for run, config in configs.items()}
     if len(sweeps) != 1:
@@ -147,26 +145,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         remark(f"not in the report: {found.unfinished} unfinished")
 
 
-def _config(run: Path) -> dict[str, Any]:
+def _config(run: RunDirectory) -> dict[str, Any]:
     """A run's config; empty where it cannot be read."""
     try:
-        config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return run.config()
+    except (OSError, ValueError):
         return {}
-    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
 
 def _provenance(folder: Path) -> list[Mapping[str, Any]]:
     """Where the numbers of each finished run come from, as far as it can be read."""
-    read: list[Mapping[str, Any]] = []
-    for summary in sorted(folder.rglob("summary.json")):
-        try:
-            found = json.loads((summary.parent / "provenance.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict):
-            read.append(found)
-    return read
+    read = [provenance_of(one) for one in runs_below(folder) if one.done()]
+    return [one for one in read if one]
 
 
 def _listed(names: set[str]) -> str:

@@ -18,8 +18,9 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
+from kn_sweeps.metrics.catalogue import quantity
+
 from .table import (
-    HEADLINE,
     IDENTITY,
     Summary,
     blocks,
@@ -33,7 +34,6 @@ INTENTS = {
     "replace": "Replace edits: the model should answer something new",
     "erase": "Erase edits: the model should lose its old answer",
 }
-UNITS = {"effect_size": "nats"}  # every other headline metric is a share of probes
 TABLES = ("metrics", "examples")
 FIGURES = {"headline": "metrics", "located_by_layer": "neurons_by_layer"}
 """The figures of a run, and what its summary has where there is one."""
@@ -173,13 +173,14 @@ def _bars(metrics: Sequence[str], summaries: Sequence[Summary], place: Place) ->
             title=metric,
             metrics=[metric],
             orientation="h",
-            range_x=(0, 1) if metric in HEADLINE and metric not in UNITS else (None, None),
-            title_x=UNITS.get(metric, "share of probes" if metric in HEADLINE else None),
+            range_x=(0, 1) if about.is_share else (None, None),
+            title_x=about.unit or None,
             legend_template=" ".join(legend),
             max_runs_to_show=place.runs,
             max_bars_to_show=place.runs,
         )
         for metric in metrics
+        for about in [quantity(metric)]
     ]
 
 

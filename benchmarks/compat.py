@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from benchmarks.measuring import official_data, table
 from kn_sweeps.commands.launch import split
 from kn_sweeps.edits import RankOne
-from kn_sweeps.models.loading import LastLoaded
+from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.records.places import CONF
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run

@@ -37,11 +37,13 @@ from kn_sweeps.data.pararel import ParaRel
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.values import Objective, optimise, optimised
-from kn_sweeps.evaluation.evaluate import Record, evaluate, scorable
+from kn_sweeps.evaluation.evaluate import evaluate
+from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.row import Row
 from tests.reference import rome as reference
 from tests.reference.scoring import causal_greedy, causal_log_prob
 
@@ -256,7 +258,7 @@ def _text(lm: LanguageModel, ids: Sequence[int]) -> str:
     return str(lm.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def _answers(rows: Sequence[Record]) -> list[list[str]]:
+def _answers(rows: Sequence[Row]) -> list[list[str]]:
     by_case: dict[str, list[str]] = {}
     for row in rows:
         by_case.setdefault(row["case"], []).append(row["post_answer"])

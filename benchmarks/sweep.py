@@ -17,9 +17,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.measuring import say
+from kn_sweeps.records.run_directory import RunDirectory, runs_in
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = (
@@ -89,11 +88,8 @@ def _timed(command: list[str]) -> tuple[float, str]:
 
 
 def _equal(one: Path, other: Path, runs: int) -> bool:
-    paths = sorted(one.glob("*/rows.parquet"))
-    pairs = [(path, other / path.parent.name / "rows.parquet") for path in paths]
-    return len(pairs) == runs and all(
-        pd.read_parquet(a).equals(pd.read_parquet(b)) for a, b in pairs
-    )
+    pairs = [(run, RunDirectory(other / run.path.name)) for run in runs_in(one)]
+    return len(pairs) == runs and all(a.rows().equals(b.rows()) for a, b in pairs)
 
 
 def plan(runs: int) -> dict[str, float | str]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from kn_sweeps.showing.sheets import Sheet, Shown
+
 ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
 Task = Literal["fact", "syntax"]
 Intent = Literal["replace", "erase"]
@@ -107,8 +109,8 @@ class Probe:
     group: str = ""
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, repr=False)
+class Case(Shown):
     """One intended change and the probes that judge it.
 
     Attributes:
@@ -138,6 +140,19 @@ class Case:
     def all_probes(self) -> tuple[Probe, ...]:
         """The edit probe, where there is one, followed by the others."""
         return ((self.edit,) if self.edit is not None else ()) + self.probes
+
+    def sheet(self) -> Sheet:
+        """Its questions with their answers."""
+        lines = [
+            (
+                probe.kind + f" ({probe.group})" * bool(probe.group),
+                probe.query.text if probe.kind != "sentence" else "",
+                probe.old,
+                probe.new,
+            )
+            for probe in self.all_probes
+        ]
+        return Sheet(f"{self.task} {self.id}", lines, ("asked", "text", "old", "new"))
 
 
 def edit_probe(case: Case) -> Probe:

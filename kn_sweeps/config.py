@@ -21,19 +21,18 @@ from kn_sweeps.data.base import Dataset
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
 from kn_sweeps.metrics.base import Metric
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.checkpoints import DType
 from kn_sweeps.models.loading import Model
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.row import SCHEMA_VERSION
 
 Regime = Literal["single", "batch", "sequential"]
 
-SCHEMA_VERSION = 4
-"""Part of every run id: raise it when the same config gives other rows than before."""
-
 CANNOT_CHANGE_ROWS = (
-    *("metric", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
+    *("metric", "bootstrap", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
@@ -49,6 +48,8 @@ class RunConfig:
         dataset: Where the cases come from.
         method: How edits are planned.
         metric: What is computed from the rows, by name.
+        bootstrap: How metrics get their intervals; each takes it from here unless it says
+            otherwise.
         measurement: What is measured besides the probes' answers, by name.
         tracker: Where results are reported besides the run directory.
         seed: All randomness comes from it.
@@ -75,6 +76,7 @@ class RunConfig:
     metric: dict[str, Metric]
     tracker: Tracker
     measurement: dict[str, Measurement] = field(default_factory=dict)
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"
@@ -207,6 +209,26 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
     kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
     text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def metric_hashes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Identifies how each metric is computed from the rows."""
+    return {
+        name: hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
+        for name, node in config["metric"].items()
+    }
+
+
+def shown_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a config wants a run shown otherwise than another one, by which it was done.
+
+    Args:
+        before: That other config.
+        now: The config.
+    """
+    if now["tracker"]["_target_"].endswith(".NoTracker"):
+        return False
+    return bool(before.get("tracker") != now["tracker"])
 
 
 def pinned(config: Mapping[str, Any], model: Model) -> tuple[dict[str, Any], Model]:

@@ -1,7 +1,8 @@
 """Edits: frozen values that say what to change, never a changed model.
 
 `interventions.applied` puts one into effect and takes it out again; `interventions.merge` writes
-it into the weights.
+it into the weights. An edit equals itself only: its tensors have no single answer to `==`, and
+what is in effect is told apart by which edit it is.
 """
 
 from __future__ import annotations
@@ -18,14 +19,27 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kn_sweeps.showing.sheets import Sheet, Shown
+
 Where = Literal["everywhere", "read"]
 
 Neuron = tuple[int, int]
 """One input coordinate of an MLP's output projection: (layer, index), both from 0."""
 
 
-@dataclass(frozen=True)
-class NeuronScale:
+class _Shown(Shown):
+    """Shown by what is changed in which layer, for tensors say nothing."""
+
+    __slots__ = ()
+
+    def sheet(self) -> Sheet:
+        """A line for each layer that is changed."""
+        assert isinstance(self, Edit)
+        return Sheet(f"edit ({type(self).__name__})", changes(self), ("layer", "change", "norm"))
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class NeuronScale(_Shown):
     """Multiply neurons by a factor.
 
     Attributes:
@@ -40,8 +54,8 @@ class NeuronScale:
     where: Where = "everywhere"
 
 
-@dataclass(frozen=True)
-class RankOne:
+@dataclass(frozen=True, repr=False, eq=False)
+class RankOne(_Shown):
     """Add `outer(v, u)` to an MLP's output projection W (d_model x d_ff): y + (x.u) v.
 
     Attributes:
@@ -55,8 +69,8 @@ class RankOne:
     v: Float[Tensor, " d_model"]
 
 
-@dataclass(frozen=True)
-class LowRank:
+@dataclass(frozen=True, repr=False, eq=False)
+class LowRank(_Shown):
     """Add `v^T u` to an MLP's output projection W (d_model x d_ff): y + v^T (u x).
 
     Attributes:
@@ -70,8 +84,8 @@ class LowRank:
     v: Float[Tensor, "rank d_model"]
 
 
-@dataclass(frozen=True)
-class Dense:
+@dataclass(frozen=True, repr=False, eq=False)
+class Dense(_Shown):
     """Add `change^T` to an MLP's output projection W (d_model x d_ff): y + x change.
 
     Attributes:
@@ -83,8 +97,8 @@ class Dense:
     change: Float[Tensor, "d_ff d_model"]
 
 
-@dataclass(frozen=True)
-class Joint:
+@dataclass(frozen=True, repr=False, eq=False)
+class Joint(_Shown):
     """Several edits at once: what is added is summed, and neurons are scaled before all of it.
 
     Attributes:
@@ -104,6 +118,29 @@ def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense]:
             yield from parts(part)
     else:
         yield edit
+
+
+def changes(edit: Edit) -> list[tuple[int, str, str]]:
+    """What an edit changes: the layer, how, and the Frobenius norm of what is added to W."""
+    found: list[tuple[int, str, str]] = []
+    for part in parts(edit):
+        match part:
+            case NeuronScale(neurons, factor, where):
+                for layer in sorted({layer for layer, _ in neurons}):
+                    own = ", ".join(str(index) for at, index in neurons if at == layer)
+                    read = " where the answer is read" * (where == "read")
+                    found.append((layer, f"neurons {own} times {factor:g}{read}", ""))
+            case RankOne(layer, u, v):
+                found.append((layer, "rank 1", f"{float(u.norm() * v.norm()):.3g}"))
+            case LowRank(layer, u, v):
+                # |v^T u|^2 is the trace of (u u^T)(v v^T), which is small.
+                square = ((u @ u.T) * (v @ v.T)).sum().clamp(min=0)
+                found.append((layer, f"rank {len(u)}", f"{float(square.sqrt()):.3g}"))
+            case Dense(layer, change):
+                found.append((layer, "every weight", f"{float(change.norm()):.3g}"))
+            case Joint():  # has been taken apart
+                pass
+    return found
 
 
 def joined(edits: Iterable[Edit]) -> Edit:

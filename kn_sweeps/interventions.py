@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, Where, parts
 from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, where_read
+from kn_sweeps.plans import Plan
 
 Neurons = Float[Tensor, "batch seq d_ff"]
 Outputs = Float[Tensor, "batch seq d_model"]
@@ -87,35 +88,36 @@ def recorded(
 
 
 @contextmanager
-def applied(lm: LanguageModel, edit: Edit) -> Iterator[None]:
-    """Put `edit` into effect inside the block.
+def applied(lm: LanguageModel, edit: Edit | Plan) -> Iterator[None]:
+    """Put `edit`, or all edits of a plan at once, into effect inside the block.
 
     Raises:
-        ValueError: If the edit names a layer or neuron the model does not have, or its vectors
-            do not fit.
+        ValueError: If the edit names a layer or neuron the model does not have, its vectors do
+            not fit, or the plan has no edit for one of its cases.
     """
-    with _changed(lm, [(slice(None), edit)]):
+    one = edit.joint() if isinstance(edit, Plan) else edit
+    if not isinstance(one, Edit):
+        raise ValueError(f"expected an edit, or the plan of a method; got {one!r}")
+    with _changed(lm, [(slice(None), one)]):
         yield
 
 
 @contextmanager
-def applied_rowwise(
-    lm: LanguageModel, edits: Sequence[Edit], row_to_edit: Sequence[int]
-) -> Iterator[None]:
+def applied_rowwise(lm: LanguageModel, edits: Sequence[Edit | None]) -> Iterator[None]:
     """Give every row of the batches inside the block its own edit.
 
     Args:
         lm: The model.
-        edits: What to apply.
-        row_to_edit: For each row of a batch, which of `edits`.
+        edits: That of each row of a batch; None leaves the row as it is.
 
     Raises:
         ValueError: As `applied`.
     """
-    rows: dict[int, list[int]] = defaultdict(list)
-    for row, number in enumerate(row_to_edit):
-        rows[number].append(row)
-    with _changed(lm, [(_indexed(lm, at), edits[number]) for number, at in rows.items()]):
+    rows: dict[Edit, list[int]] = defaultdict(list)
+    for row, edit in enumerate(edits):
+        if edit is not None:
+            rows[edit].append(row)
+    with _changed(lm, [(_indexed(lm, at), edit) for edit, at in rows.items()]):
         yield
 
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from kn_sweeps.cases import Intent
+from kn_sweeps.showing.sheets import Sheet, Shown
+
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
@@ -58,8 +61,8 @@ class Located:
     certificates: tuple[Certificate, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """The edits for some cases.
 
     Attributes:
@@ -69,6 +72,7 @@ class Plan:
         attributions: Source to one row of neuron scores a located prompt.
         failed: Case id to why its edit could not be planned.
         contexts: Texts that were put before prompts.
+        intent: What the edits are for.
     """
 
     edits: Mapping[str, Edit]
@@ -77,6 +81,37 @@ class Plan:
     attributions: Mapping[str, Float[torch.Tensor, "prompts neurons"]] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     contexts: tuple[str, ...] = ()
+    intent: Intent = "replace"
+
+    def joint(self) -> Edit:
+        """All its edits at once.
+
+        Raises:
+            ValueError: If there is none for one of its cases.
+        """
+        from kn_sweeps.edits import joined
+
+        for message in self.failed.values():
+            raise ValueError(f"there is no edit: {message}")
+        return joined(self.edits.values())
+
+    def sheet(self) -> Sheet:
+        """A line for each layer that an edit changes, and what could not be planned."""
+        from kn_sweeps.edits import changes
+
+        lines = [
+            (name if not n else "", *change)
+            for name, edit in self.edits.items()
+            for n, change in enumerate(changes(edit) or [("", "nothing", "")])
+        ]
+        found = [
+            f"located {len(one.neurons)} neurons from {len(one.certificates)} prompts"
+            + ("" if all(all(c.certified) for c in one.certificates) else ", not all certified")
+            for one in self.located
+        ]
+        failed = [f"no edit of {case}: {why}" for case, why in self.failed.items()]
+        title = f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)} to {self.intent}"
+        return Sheet(title, lines, ("edit", "layer", "change", "norm"), [*found, *failed])
 
 
 NOTHING = Plan({}, {})

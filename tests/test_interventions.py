@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,16 +116,29 @@ def test_an_edit_that_does_not_fit_is_refused(
         pass
 
 
+def test_an_edit_equals_itself_only(some_lm: LanguageModel) -> None:
+    for edit, alike in zip(_edits(some_lm), _edits(some_lm), strict=True):
+        assert edit not in (alike, copy.copy(edit))
+        assert {edit: 1, alike: 2}[edit] == 1
+
+
+def test_rows_without_an_edit_are_those_of_the_model(some_lm: LanguageModel) -> None:
+    changed = partial(applied_rowwise, some_lm)
+    asked = [q._replace(edit=e) for q in QUESTIONS for e in (_edits(some_lm)[0], None)]
+    for found, expected in zip(
+        ask(some_lm, asked, changed)[1::2], ask(some_lm, QUESTIONS), strict=True
+    ):
+        _assert_equal(found, expected)
+
+
 def test_rows_with_their_own_edits_equal_one_edit_at_a_time(any_lm: LanguageModel) -> None:
     edits = _edits(any_lm)
     sentences = ["Ann sees this cat .", "The capital of France is Rome ."]
 
-    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
-        return applied_rowwise(any_lm, edits, rows)
-
-    numbers = [*range(len(edits)), *range(len(edits))]
-    together = ask(any_lm, [q._replace(edit=n) for n in numbers for q in QUESTIONS], changed)
-    scored = score_sentences(any_lm, [Sentence(s, n) for n in numbers for s in sentences], changed)
+    changed = partial(applied_rowwise, any_lm)
+    every = [*edits, *edits]
+    together = ask(any_lm, [q._replace(edit=e) for e in every for q in QUESTIONS], changed)
+    scored = score_sentences(any_lm, [Sentence(s, e) for e in every for s in sentences], changed)
     for n, edit in enumerate(edits):
         with applied(any_lm, edit):
             alone = ask(any_lm, QUESTIONS)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-import kn_sweeps.run as run_module
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.pretrained import Bundled
 from kn_sweeps.progress import pace
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import Progress
 from kn_sweeps.run import run
@@ -60,7 +61,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
     names = {path.name for path in outcome.directory.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("config.yaml", "rows.parquet", "summary.json", "provenance.json", "neurons.json"),
-        *("attributions.safetensors", "edits.safetensors", "contexts.json", "run.log"),
+        *("attributions.safetensors", "edits.safetensors", "run.log"),
         *("status.json", "progress.jsonl"),
     }
     summary = json.loads((outcome.directory / "summary.json").read_text())
@@ -149,7 +150,7 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
 ) -> None:
     expected = pd.read_parquet(run(config("sweep=whole")).directory / "rows.parquet")
     done = _counted(monkeypatch)
-    original = run_module.RunDirectory.add_chunk
+    original = Chunks.add
 
     def full(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == 1:
@@ -157,7 +158,7 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
         original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.RunDirectory, "add_chunk", full)
+        patch.setattr(Chunks, "add", full)
         with pytest.raises((KeyboardInterrupt, MemoryError, OSError)):
             run(config("sweep=cut"))
     (directory,) = (tmp_path / "results" / "cut").iterdir()
@@ -180,14 +181,14 @@ def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["metrics"]["total_effect"]["n"] == table["case"].nunique()
 
-    original = run_module.RunDirectory.add_chunk
+    original = Chunks.add
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         original(self, chunk, *args, **about)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
+        patch.setattr(Chunks, "add", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(config(*tracing, "sweep=cut"))
     cut = RunDirectory(run(config(*tracing, "sweep=cut")).directory)
@@ -204,12 +205,12 @@ def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
 def test_a_full_disk_leaves_no_half_file(
     config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Any, path: Any, **_: Any) -> None:
+    def full(_: Any, path: Any, **__: Any) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pd.DataFrame, "to_parquet", full)
+        patch.setattr(pq, "write_table", full)
         with pytest.raises(OSError, match="No space left"):
             run(config())
     (directory,) = (tmp_path / "results" / "default").iterdir()
@@ -280,7 +281,7 @@ def test_an_empty_shard_is_refused(config: Callable[..., dict[str, Any]]) -> Non
 
 def test_two_processes_do_not_work_on_one_run(config: Callable[..., dict[str, Any]]) -> None:
     first = run(config())
-    directory = run_module.RunDirectory(first.directory)
+    directory = RunDirectory(first.directory)
     with directory.opened(), pytest.raises(ValueError, match="another process is working on run"):
         run(config())
 
@@ -413,7 +414,7 @@ def test_a_sequence_cut_off_goes_on_with_the_same_rows(
 ) -> None:
     settings = ("regime=sequential", "metric=[forgetting]")
     expected = run(config(*settings, "sweep=whole", method=ROME))
-    original = run_module.RunDirectory.add_chunk
+    original = Chunks.add
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
         if chunk == stop_at:
@@ -421,7 +422,7 @@ def test_a_sequence_cut_off_goes_on_with_the_same_rows(
         original(self, chunk, *args, **about)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
+        patch.setattr(Chunks, "add", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(config(*settings, "sweep=cut", method=ROME))
     resumed = run(config(*settings, "sweep=cut", method=ROME))

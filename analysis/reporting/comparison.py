@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kn_sweeps.metrics.catalogue import headlines, quantity
+
 from ..runs import Run
-from ..table import HEADLINE, identity, identity_columns, is_number, metric_names, number
-from .meanings import meaning
+from ..table import identity, identity_columns, is_number, metric_names, number
 from .overview import commit, date
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")
@@ -29,14 +30,14 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
     # The first column stays in sight when a phone scrolls the others: it says what a row is.
     named = ["method", *telling]
     metrics = metric_names(summaries)
-    headline = [name for name in metrics if name in HEADLINE] or metrics
+    headline = headlines(metrics) or metrics
     texts = {column: [identity(s, column) for s in summaries] for column in named}
     # What all runs have in common is in the overview, and leaves room for what they do not.
     differ = {c for c in named if c == "method" or len(set(texts[c])) > 1}
     columns = [
         *({"id": c, "kind": _kind(texts[c]), "shown": c in differ} for c in named),
         *(
-            {"id": m, "kind": "metric", "shown": m in headline, "about": meaning(m)}
+            {"id": m, "kind": "metric", "shown": m in headline, "about": _about_metric(m)}
             for m in metrics
         ),
         *(
@@ -46,6 +47,11 @@ def comparison(runs: Sequence[Run]) -> dict[str, Any]:
         ),
     ]
     return {"columns": columns, "runs": [_row(run, columns) for run in runs]}
+
+
+def _about_metric(name: str) -> str:
+    about = quantity(name)
+    return str(about) if about.meaning else ""
 
 
 def _row(run: Run, columns: Sequence[dict[str, Any]]) -> dict[str, Any]:

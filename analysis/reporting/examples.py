@@ -26,18 +26,10 @@ ORDER = get_args(ProbeKind)
 PROBE = ("kind", "group", "prefix", "suffix", "subject", "old", "new")
 ROW = (
     *("case", "source", "task", "intent", "after", "failure", "probe", *PROBE),
-    *(
-        f"{when}_{reading}"
-        for when in ("pre", "post")
-        for reading in (
-            "answer",
-            "margin",
-            "log_prob_old",
-            "log_prob_new",
-            "exact_old",
-            "exact_new",
-        )
-    ),
+    *("pre_answer", "pre_margin", "pre_log_prob_old", "pre_log_prob_new"),
+    *("pre_exact_old", "pre_exact_new"),
+    *("post_answer", "post_margin", "post_log_prob_old", "post_log_prob_new"),
+    *("post_exact_old", "post_exact_new"),
 )
 """What is read of a row."""
 
@@ -137,17 +129,12 @@ def _add_rows(n: int, case: dict[str, Any], rows: pd.DataFrame) -> None:
 
 
 def _reading(row: Any, later: Any) -> list[Any]:
-    post = [_number(row[f"post_log_prob_{which}"]) for which in ("old", "new")]
-    end = (
-        [None, None]
-        if later is None
-        else [_number(later[f"post_log_prob_{which}"]) for which in ("old", "new")]
-    )
     verdict = None if math.isnan(row["verdict"]) else bool(row["verdict"] == 1)
     return [
-        *(_number(row[f"pre_log_prob_{which}"]) for which in ("old", "new")),
-        *post,
-        *end,
+        *(_number(row["pre_log_prob_old"]), _number(row["pre_log_prob_new"])),
+        *(_number(row["post_log_prob_old"]), _number(row["post_log_prob_new"])),
+        None if later is None else _number(later["post_log_prob_old"]),
+        None if later is None else _number(later["post_log_prob_new"]),
         *(_text(row["pre_answer"]), _text(row["post_answer"])),
         None if later is None else _text(later["post_answer"]),
         verdict,
@@ -192,7 +179,7 @@ def _read(run: Run, **options: Any) -> list[pd.DataFrame]:
     found = []
     for directory in run.directories:
         try:
-            found.append(pd.read_parquet(directory / "rows.parquet", **options))
+            found.append(directory.rows(**options))
         except (OSError, ValueError):
             continue
     return found

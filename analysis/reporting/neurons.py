@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+
+from kn_sweeps.records.run_directory import RunDirectory
 
 from ..runs import Run
 
@@ -141,7 +141,7 @@ def _opened(run: Run, stack: ExitStack) -> Iterator[Any]:
     """The attribution files of a run: one tensor at a time is read, for all can be gigabytes."""
     for directory in run.directories:
         try:
-            path = directory / "attributions.safetensors"
+            path = directory.attributions_path
             yield stack.enter_context(safe_open(path, framework="numpy"))
         except (OSError, SafetensorError):
             continue
@@ -150,7 +150,7 @@ def _opened(run: Run, stack: ExitStack) -> Iterator[Any]:
 def _located(run: Run) -> dict[str, Located]:
     found: dict[str, Located] = {}
     for directory in run.directories:
-        for one in _read_list(directory / "neurons.json"):
+        for one in _located_in(directory):
             before = found.get(one["source"], Located(0, {}))
             counts = dict(before.counts)
             for layer, index in one["neurons"]:
@@ -159,9 +159,8 @@ def _located(run: Run) -> dict[str, Located]:
     return found
 
 
-def _read_list(path: Path) -> list[dict[str, Any]]:
+def _located_in(directory: RunDirectory) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return directory.located()
     except (OSError, ValueError):
         return []
-    return found if isinstance(found, list) else []

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kn_sweeps.records.run_directory import runs_below
 from kn_sweeps.records.status import read_status
 from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 from ..runs import Run
-from ..table import NOT_A_RUN, Found, identity
+from ..table import Found, identity
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""
@@ -115,14 +116,13 @@ def _unfinished(folder: Path) -> tuple[list[Unfinished], str]:
         for one in known.values()
         if one.state != DONE
     ]
-    for config in sorted(folder.rglob("config.yaml")):
-        run = config.parent
-        inside = NOT_A_RUN & {*config.relative_to(folder).parts}
-        if inside or run.name in known or (run / "summary.json").exists():
+    for run in runs_below(folder):
+        name = run.path.name
+        if name in known or run.done():
             continue
-        status = read_status(run)
+        status = read_status(run.path)
         state = str(status.get("state", UNFINISHED))
-        found.append(Unfinished(run.name, state, "", _cases(status), str(status.get("error", ""))))
+        found.append(Unfinished(name, state, "", _cases(status), str(status.get("error", ""))))
     return found, note
 
 

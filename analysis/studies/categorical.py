@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from kn_sweeps.cases import ProbeKind
 from kn_sweeps.metrics.answers import answered
-from kn_sweeps.metrics.base import Estimate, Results, cluster_bootstrap
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Bootstrap, Estimate
 
 from ..runs import Run, of_source
 from ..runs import about as named
@@ -19,6 +20,7 @@ from .drawing import (
     PAGE,
     Drawing,
     alone,
+    beside,
     by_model,
     dataset_name,
     dots,
@@ -61,8 +63,8 @@ def moved(results: Results, kind: ProbeKind) -> dict[str, Estimate]:
     was, still = (answered(rows, when, "old", "exact") for when in ("pre", "post"))
     flipped = np.where(was == 1, 1 - still, np.nan)
     return {
-        "change": cluster_bootstrap(change, rows["edit"]),
-        "flipped": cluster_bootstrap(flipped, rows["edit"]),
+        "change": Bootstrap().mean(change, rows["edit"]),
+        "flipped": Bootstrap().mean(flipped, rows["edit"]),
     }
 
 
@@ -98,7 +100,7 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(shown), sharey=True)
     for panel, (measure, kind) in zip(panels, shown, strict=True):
         of_panel = numbers[(numbers["measure"] == measure) & (numbers["prompts"] == kind)]
-        for n, method in enumerate(methods):
+        for method, offset in beside(methods, widest=0.25).items():
             rows = of_panel[of_panel["method"] == method]
             by_source = rows.set_index(["dataset", "source"])
             there = [at for at, key in enumerate(order) if key in by_source.index]
@@ -107,7 +109,7 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
             dots(
                 panel,
                 chosen[there_too],
-                (np.array(there) + 0.25 * n - 0.12)[there_too],
+                (np.array(there) + offset)[there_too],
                 method=method,
                 label=method,
             )

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kn_sweeps.cases import COMPONENTS, ROLES
-from kn_sweeps.metrics.base import cluster_bootstrap
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.tracing import NAME
 
 from ..runs import Run, about
@@ -36,7 +36,7 @@ def _numbers(run: Run) -> pd.DataFrame:
     total = float((cases["clean"] - cases["corrupted"]).mean())
     lines = []
     for (component, role, layer), rows in records.groupby(["component", "role", "layer"]):
-        estimate = cluster_bootstrap(rows["effect"], rows["case"], resamples=500)
+        estimate = Bootstrap(resamples=500).mean(rows["effect"], rows["case"])
         lines.append(
             {
                 **about(run),

@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kn_sweeps.metrics.quantities import SHARE
+
 from ..runs import Run, about
 from .drawing import (
     COLUMN,
     Drawing,
     alone,
+    beside,
     by_model,
     dots,
     legend,
@@ -105,18 +108,21 @@ def _figure(model: str, numbers: pd.DataFrame, metrics: Mapping[str, str]) -> Fi
     """A line a number; methods of both intents, each named with its own."""
     numbers = numbers.assign(label=numbers["method"] + " (" + numbers["intent"] + ")")
     methods = method_order(numbers["method"])
-    figure = Figure(figsize=(COLUMN, 0.34 * len(metrics) + 1.3), layout="constrained")
+    # Every method has a line of text in every row.
+    row = max(0.34, 0.11 * len(methods))
+    height = row * len(metrics) + 0.18 * -(-len(methods) // 2) + 0.8
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
     axes = figure.subplots()
     keys = list(metrics)
-    for n, method in enumerate(methods):
+    for method, offset in beside(methods).items():
         rows = numbers[(numbers["method"] == method) & numbers["value"].notna()]
         rows = rows.drop_duplicates("metric")
         at = np.array([keys.index(metric) for metric in rows["metric"]], float)
-        at += 0.22 * (n - (len(methods) - 1) / 2)
+        at += offset
         dots(axes, rows, at, method=method, label=rows["label"].iloc[0] if len(rows) else None)
-        for place, (_, row) in zip(at, rows.iterrows(), strict=True):
-            axes.text(1.06, place, f"n={row['n']}", fontsize=5, va="center")
+        for place, n in zip(at, rows["n"], strict=True):
+            axes.text(1.06, place, f"n={n}", fontsize=5, va="center")
     named_rows(axes, list(metrics.values()))
-    axes.set(xlim=(-0.03, 1.03), xlabel="share of probes")
+    axes.set(xlim=(-0.03, 1.03), xlabel=SHARE)
     legend(figure, axes, 2, title=model)
     return figure

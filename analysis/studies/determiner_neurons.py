@@ -29,7 +29,7 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
     for model, (run,) in by_setting(fitting):
         numbers = _numbers(run)
         if not numbers.empty:
-            yield Drawing(f"determiner_neurons_{model}", numbers, _figure(run, numbers))
+            yield Drawing(f"determiner_neurons_{model}", numbers, _figure(run.model, numbers))
 
 
 def _numbers(run: Run) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _shared_by(located: Mapping[str, Sequence[Sequence[int]]], layer: int, index
     return "both" if len(numbers) == 2 else "".join(numbers)
 
 
-def _figure(run: Run, numbers: pd.DataFrame) -> Figure:
+def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     """Shared neurons first; a star marks what was located for the determiner."""
     order = {"singular": 0, "plural": 1, "both": 2, "": 3}
     columns = numbers.drop_duplicates(["layer", "index"])
@@ -104,7 +104,7 @@ def _figure(run: Run, numbers: pd.DataFrame) -> Figure:
         [[cells.loc[(word, *name), "of_largest"] for name in names] for word in words],
         index=[f"{word} ({DETERMINERS[word]})" for word in words],
     )
-    figure = Figure(figsize=(PAGE, 2.2), layout="constrained")
+    figure = Figure(figsize=(PAGE, 2.4), layout="constrained")
     axes = figure.subplots()
     image = heat(axes, values, diverging=True, limit=1)
     for column, name in enumerate(names):
@@ -112,13 +112,16 @@ def _figure(run: Run, numbers: pd.DataFrame) -> Figure:
             if cells.loc[(word, *name), "located"]:
                 axes.text(column, row, "*", ha="center", va="center", color="black", fontsize=8)
     axes.set_xticks(range(len(names)), [f"({a}, {b})" for a, b in names], rotation=60, ha="right")
-    for column, shared in enumerate(columns["shared_by"]):
-        if shared:
-            axes.text(column, -0.62, shared, ha="center", va="bottom", fontsize=6)
+    shared_by = columns["shared_by"].tolist()
+    for shared in dict.fromkeys(filter(None, shared_by)):
+        # Neurons of one number stand together and are named once; turned, for they may be few.
+        middle = shared_by.index(shared) + (shared_by.count(shared) - 1) / 2
+        turned = {"rotation": 60.0, "rotation_mode": "anchor", "fontsize": 6}
+        axes.text(middle, -0.62, shared, ha="left", va="bottom", **turned)  # type: ignore[arg-type]
     prompts = int(numbers["prompts"].min())
     axes.set_xlabel(
         "neuron (layer, index); * located for the determiner; above: shared by a number"
     )
-    axes.set_title(f"{run.model}: mean attribution, {prompts} prompts a determiner", pad=14)
+    axes.set_title(f"{model}: mean attribution, {prompts} prompts a determiner", pad=26)
     figure.colorbar(image, ax=axes, label="share of a prompt's largest", pad=0.01)
     return figure

@@ -130,6 +130,12 @@ def dots(
         axes.errorbar(value, at, xerr=spread, **common)  # type: ignore[arg-type]
 
 
+def beside(methods: Sequence[str], *, widest: float = 0.22) -> dict[str, float]:
+    """How far from the middle of its row each method stands, so that no row reaches the next."""
+    step = min(widest, 0.8 / len(methods)) if methods else 0.0
+    return {name: step * (n - (len(methods) - 1) / 2) for n, name in enumerate(methods)}
+
+
 def named_rows(axes: Axes, names: Sequence[str]) -> None:
     """Names along the vertical axis, the first on top."""
     axes.set_yticks(range(len(names)), names)
@@ -164,6 +170,9 @@ def legend(figure: Figure, axes: Axes, columns: int = 4, title: str | None = Non
     """One legend above all panels, with what they have in common as its title."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
+    # A letter takes about 0.05 inch; a mark and the gaps beside it as much as eight.
+    longest = max(map(len, unique), default=0)
+    columns = max(1, min(columns, int(figure.get_figwidth() / (0.05 * (longest + 8)))))
     figure.legend(
         unique.values(),
         unique,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kn_sweeps.metrics.base import cluster_bootstrap
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.locality import unchanged
 
 from ..runs import Run, about
@@ -52,7 +52,7 @@ def _numbers(run: Run) -> pd.DataFrame:
     rows = rows.assign(change=change, changed=~unchanged(rows))
     lines = []
     for (source, onto), some in rows.groupby(["source", "group"]):
-        moved = cluster_bootstrap(some["change"], some["edit"], resamples=500)
+        moved = Bootstrap(resamples=500).mean(some["change"], some["edit"])
         lines.append(
             {
                 **about(run),
@@ -78,9 +78,12 @@ def _figure(model: str, dataset: str, numbers: pd.DataFrame) -> Figure:
     names = sorted(set(numbers["edited"]) | set(numbers["measured"]))
     shown = [name.replace("_", " ") for name in names]
     methods = method_order(numbers["method"])
-    columns = min(2, len(methods))
+    # A name takes a tenth of an inch; the names of the rows and the scales what is left.
+    across = 0.1 * len(names)
+    columns = min(2, len(methods)) if 2 * across + 3 <= PAGE else 1
+    width = max(PAGE, across + 3)
     lines = -(-len(methods) // columns)
-    figure = Figure(figsize=(PAGE, lines * (0.16 * len(names) + 0.5) + 1.4), layout="constrained")
+    figure = Figure(figsize=(width, lines * (0.16 * len(names) + 0.5) + 1.4), layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for panel, method in zip(panels, methods, strict=False):
         rows = numbers[numbers["method"] == method]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from kn_sweeps.metrics.forgetting import criteria
+from kn_sweeps.metrics.quantities import SHARE
+
 from ..runs import Run
 from .drawing import COLOURS, MARKERS, Drawing, legend
-
-HEADLINES = ("reliability", "generality", "locality")
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:
@@ -30,7 +31,7 @@ def _by_layer(run: Run) -> Iterator[dict[str, object]]:
     if layer is None or not layer.isdigit():
         return
     about = {"model": run.model, "dataset": run.dataset, "method": run.method}
-    for name in HEADLINES:
+    for name in criteria():
         if name in run.summary["metrics"]:
             yield {**about, "layer": int(layer), "metric": name, **run.summary["metrics"][name]}
 
@@ -42,7 +43,7 @@ def _figure(rows: pd.DataFrame) -> Figure:
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for panel, model in zip(panels, models, strict=True):
         of_model = rows[rows["model"] == model]
-        for n, metric in enumerate(HEADLINES):
+        for n, metric in enumerate(criteria()):
             line = of_model[of_model["metric"] == metric].sort_values("layer")
             if line.empty:
                 continue
@@ -52,6 +53,6 @@ def _figure(rows: pd.DataFrame) -> Figure:
             panel.fill_between(line["layer"], low, high, color=COLOURS[n], alpha=0.15, lw=0)
         panel.set(title=model, xlabel="layer edited", ylim=(-0.03, 1.03))
         panel.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylabel("share of probes")
+    panels[0].set_ylabel(SHARE)
     legend(figure, panels[0])
     return figure

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kn_sweeps.metrics.base import FloatArray
+from kn_sweeps.metrics.bootstrap import Bootstrap, FloatArray
 from kn_sweeps.metrics.localisation import (
     layer_histogram,
     mixed_r_squared,
@@ -102,10 +102,13 @@ def _layers(run: Run) -> pd.DataFrame:
     each: FloatArray = np.stack([layer_histogram([found], run.layers) for found in located]).astype(
         float
     )
-    generator = np.random.default_rng(0)
-    drawn = generator.multinomial(len(each), np.full(len(each), 1 / len(each)), size=2000) @ each
-    shares = drawn / drawn.sum(1, keepdims=True)
-    low, high = np.quantile(shares, [0.025, 0.975], axis=0)
+
+    def by_layer(weights: FloatArray) -> FloatArray:
+        drawn: FloatArray = weights @ each
+        shares: FloatArray = drawn / drawn.sum(1, keepdims=True)
+        return shares
+
+    low, high = Bootstrap().interval(by_layer, len(each))
     counts = each.sum(0)
     return pd.DataFrame(
         {
@@ -136,7 +139,7 @@ def _figure(model: str, numbers: pd.DataFrame, layers: pd.DataFrame) -> Figure:
         )
         edits = int(rows["edits"].iloc[0])
         panel.set(
-            title=f"{dataset_name(dataset)}: {int(rows['neurons'].sum())} neurons, {edits} edits",
+            title=f"{dataset_name(dataset)}\n{int(rows['neurons'].sum())} neurons, {edits} edits",
             ylabel="share of located neurons",
             ylim=(0, top),
         )

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kn_sweeps.data.determiners import MODIFIERS
-from kn_sweeps.metrics.base import cluster_bootstrap
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.significance import holm, paired_test
 
 from ..runs import Run, about
@@ -78,7 +78,7 @@ def _numbers(run: Run, changes: pd.DataFrame, control: pd.DataFrame | None) -> p
     keys = ["suppressed", "number", "modifier"]
     lines = []
     for (suppressed, number, modifier), rows in changes.groupby(keys):
-        estimate = cluster_bootstrap(rows["relative"], rows["case"])
+        estimate = Bootstrap().mean(rows["relative"], rows["case"])
         lines.append(
             {
                 **about(run),
@@ -112,7 +112,7 @@ def _by_number(runs: Sequence[Run]) -> pd.DataFrame:
             if {"singular", "plural"} <= set(means):
                 means["own minus other"] = means[suppressed] - means[other]
             for number in means:
-                estimate = cluster_bootstrap(means[number], means.index.to_numpy())
+                estimate = Bootstrap().mean(means[number], means.index.to_numpy())
                 lines.append(
                     {
                         **about(run),
@@ -173,8 +173,8 @@ def _figure(model: str, numbers: pd.DataFrame) -> Figure:
     n = int(numbers["n"].max())
     against = "differs from random neurons" if tested.startswith("p_vs") else "changes"
     panels[-1].set_xlabel(
-        f"{len(words)} of 24 modifiers this model can be asked; * {against}, Holm-corrected "
-        f"p < {LEVEL}; intervals over {n} sentences, the neurons given"
+        f"{len(words)} of 24 modifiers this model can be asked; * {against}, "
+        f"Holm-corrected p < {LEVEL};\nintervals over {n} sentences, the neurons given"
     )
     legend(figure, panels[0], title=model)
     return figure

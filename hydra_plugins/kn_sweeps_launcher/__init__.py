@@ -23,7 +23,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kn_sweeps.records.folders import sweep_folder
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 # Asked before anything is written, for Hydra makes the folder that it gives.
 OmegaConf.register_new_resolver(
@@ -41,7 +41,7 @@ class Sweeper(BasicSweeper):
 class SweepLauncher(Launcher):
     """Composes every config and hands them over; see the subclasses."""
 
-    kind: ClassVar[Kind | Literal["prefetch"]]
+    kind: ClassVar[LauncherKind | Literal["prefetch"]]
 
     def __init__(self, **settings: Any) -> None:
         """Take the settings of `conf/hydra/launcher`; they are checked when used."""

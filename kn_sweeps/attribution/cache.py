@@ -21,8 +21,9 @@ import torch
 from safetensors import SafetensorError
 
 from kn_sweeps.attribution.integrated_gradients import Attribution
+from kn_sweeps.progress.saving import kept
+from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damaged
-from kn_sweeps.records.status import kept
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,14 @@ class AttributionCache:
 
 
 @contextmanager
-def attributions_kept(cache: AttributionCache | None) -> Iterator[None]:
-    """Let every `Attributor` in the block use `cache`; it is trimmed at the end."""
+def attributions_kept(gib: float) -> Iterator[None]:
+    """Let every `Attributor` in the block use the user's cache; it is trimmed at the end.
+
+    Args:
+        gib: How much it may take on disk, in GiB; 0 for no cache.
+    """
+    folder = cache_directory("attributions")
+    cache = AttributionCache(folder, int(gib * 1024**3)) if gib > 0 else None
     token = _active.set(cache)
     try:
         yield

@@ -9,7 +9,6 @@ scored, alone, in its batch, or after all edits of a sequence so far.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -28,7 +27,6 @@ def export(run_directory: Path, case: str, out: Path) -> None:
             its own or could not be edited, the model is another one by now, or `out` has files.
     """
     import torch  # slow, and no mistake on the command line needs it
-    from omegaconf import OmegaConf
 
     from kn_sweeps.config import RunConfig, build
     from kn_sweeps.evaluation.regimes import in_effect
@@ -38,9 +36,9 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     if not directory.done():
         raise ValueError(f"{run_directory} is not the folder of a finished run")
     rows = directory.rows()
-    edit_of = dict(zip(rows["case"], rows["edit"], strict=True))
-    if case not in edit_of:
-        near = get_close_matches(case, edit_of, n=3) or list(edit_of)[:3]
+    cases = list(dict.fromkeys(rows["case"]))
+    if case not in cases:
+        near = get_close_matches(case, cases, n=3) or cases[:3]
         raise ValueError(f"the run has no case {case!r}; it has {', '.join(near)} and others")
     failures = rows[(rows["case"] == case) & (rows["kind"] == "failed")]["failure"]
     if len(failures):
@@ -48,18 +46,16 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} exists and has files; name a new folder")
     edits = directory.edits()
-    config = OmegaConf.to_container(OmegaConf.load(run_directory / "config.yaml"))
-    assert isinstance(config, dict)
-    settings: RunConfig = build({str(key): value for key, value in config.items()}, RunConfig)
+    settings: RunConfig = build(directory.config(), RunConfig)
     lm = settings.model.load(torch.device("cpu"), settings.dtype)
-    provenance = json.loads((run_directory / "provenance.json").read_text(encoding="utf-8"))
-    if lm.revision != provenance["model_revision"]:
+    revision = directory.provenance()["model_revision"]
+    if lm.revision != revision:
         raise ValueError(
             f"model {lm.name} is not the one that was edited: the run's was "
-            f"{provenance['model_revision']}, this is {lm.revision}"
+            f"{revision}, this is {lm.revision}"
         )
     about = {"model": lm.name, "revision": lm.revision, "run": run_directory.name, "case": case}
-    merge(lm, in_effect(edits, edit_of, case, settings.regime, settings.edits_per_batch))
+    merge(lm, in_effect(edits, rows, case, settings.regime))
     lm.model.save_pretrained(out)
     lm.tokenizer.save_pretrained(out)
     write_json(out / "edit.json", about)

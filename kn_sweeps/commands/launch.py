@@ -33,7 +33,7 @@ from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.places import CONF, find_in_checkout
 from kn_sweeps.records.provenance import commit
-from kn_sweeps.sweeps.record import Kind
+from kn_sweeps.sweeps.record import LauncherKind
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launch import Ended, Launcher
@@ -102,7 +102,7 @@ def _launch(config: DictConfig) -> Value:
 
 def _one(resolved: Any) -> Value:
     from kn_sweeps.config import without_models
-    from kn_sweeps.records.results import objective
+    from kn_sweeps.records.summary import objective
     from kn_sweeps.sweeps.launch import launch
     from kn_sweeps.sweeps.submit import Local
 
@@ -137,7 +137,7 @@ def named(overrides: Iterable[str]) -> str:
 
 def launch_composed(
     composed: Sequence[tuple[str, Mapping[str, Any]]],
-    kind: Kind | Literal["prefetch"],
+    kind: LauncherKind | Literal["prefetch"],
     settings: Mapping[str, Any],
     sweeper: str | None = None,
 ) -> list[Value | ToldError]:
@@ -202,18 +202,19 @@ def _with_results(options: LaunchConfig, sweeper: str) -> LaunchConfig:
 
 def _returned(ended: Ended, options: LaunchConfig) -> Value | ToldError:
     """What a run returns; what could not be is told."""
-    from kn_sweeps.records.results import objective, read_summary
+    from kn_sweeps.records.run_directory import RunDirectory
+    from kn_sweeps.records.summary import objective
 
     if ended.error is not None:
         return ToldError(f"run {ended.directory.name} failed")
     if options.objective is None:
         return str(ended.directory)
-    summary = read_summary(ended.directory)
-    if summary is None:
+    directory = RunDirectory(ended.directory)
+    if not directory.done():
         return ToldError(f"run {ended.directory.name} is not finished")
     try:
         with _explained():
-            return objective(summary, options.objective)
+            return objective(directory.summary(), options.objective)
     except ToldError:
         return ToldError(f"run {ended.directory.name} does not have the objective")
 

@@ -32,7 +32,7 @@ from kn_sweeps.commands.overview import shown, task_logs
 from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import holder
 from kn_sweeps.records.folders import find_folders, sweeps_in
-from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.run_directory import RunDirectory, runs_in
 from kn_sweeps.records.status import FAILED
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.record import Launch, forget_runs, launches, place_of, planning
@@ -47,7 +47,7 @@ def _sweeps(names: Sequence[str]) -> list[Path]:
     """The sweeps that are meant; of a folder of sweeps all of them."""
     found: list[Path] = []
     for folder in find_folders(names):
-        inside = [] if launches(folder) or any(folder.glob("*/config.yaml")) else sweeps_in(folder)
+        inside = [] if launches(folder) or runs_in(folder) else sweeps_in(folder)
         found += [folder / name for name in inside] or [folder]
     return found
 
@@ -116,7 +116,7 @@ def forget(sweep: Path) -> int:
         forget_runs(sweep, failed)
         for run in failed:
             directory = RunDirectory(sweep / run)
-            if not (directory.busy() or directory.chunk(0) is not None or directory.done()):
+            if not (directory.busy() or directory.chunks.get(0) is not None or directory.done()):
                 shutil.rmtree(directory.path, ignore_errors=True)
     return len(failed)
 
@@ -133,7 +133,7 @@ def logs(sweep: Path, name: str) -> None:
         ids = ", ".join(one.run.id for one in (matching or found.values()))
         raise ValueError(f"{len(matching)} runs start with {name!r}; there are {ids}")
     (one,) = matching
-    files = [sweep / one.run.id / "run.log"]
+    files = [RunDirectory(sweep / one.run.id).log_path]
     files += [path for suffix in (".out", ".err") for path in task_logs(one, suffix)]
     for path in files:
         say(f"== {path}")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from kn_sweeps.dashboards.publisher import Candidate
-from kn_sweeps.dashboards.reading import read_config, run_directories, said_to_run, state_of
+from kn_sweeps.dashboards.reading import said_to_run, state_of
 from kn_sweeps.dashboards.tracker import WandB
 from kn_sweeps.dashboards.wandb import Place
 from kn_sweeps.records.naming import names
+from kn_sweeps.records.run_directory import RunDirectory, runs_in
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.record import launches
 
@@ -29,11 +30,11 @@ class Sweep:
         Runs whose config says `tracker.mode=disabled` are left out.
         """
         configs, broken = {}, {}
-        for directory in run_directories(self.folder):
+        for directory in runs_in(self.folder):
             try:
-                configs[directory] = self._config(directory)
+                configs[directory.path] = self._config(directory)
             except (OSError, ValueError) as error:
-                broken[directory] = str(error)
+                broken[directory.path] = str(error)
         named = names({path.name: config for path, config in configs.items()})
         found = [
             Candidate(path, named[path.name], self._place(config.get("tracker") or {}))
@@ -47,14 +48,14 @@ class Sweep:
 
         Where Slurm does not answer there are none.
         """
-        told = [said_to_run(path) for path in run_directories(self.folder)]
+        told = [said_to_run(one.path) for one in runs_in(self.folder)]
         if not any(told):
             return set()
         return {item.job for item in _queue() if item.running}
 
     def more_to_come(self, jobs: Collection[str]) -> bool:
         """Whether a run is running or waits for its turn."""
-        if any(state_of(path, jobs) == "running" for path in run_directories(self.folder)):
+        if any(state_of(one.path, jobs) == "running" for one in runs_in(self.folder)):
             return True
         known = launches(self.folder)
         if any(launch.is_at_work() for launch in known):
@@ -67,12 +68,12 @@ class Sweep:
         }
         return bool(waiting) and any(item.name in waiting for item in _queue())
 
-    def _config(self, directory: Path) -> dict[str, Any]:
+    def _config(self, directory: RunDirectory) -> dict[str, Any]:
         """A run's config, read again only where it changed."""
-        written = (directory / "config.yaml").stat().st_mtime_ns
-        if self._configs.get(directory, (0,))[0] != written:
-            self._configs[directory] = (written, read_config(directory))
-        return self._configs[directory][1]
+        written = directory.config_path.stat().st_mtime_ns
+        if self._configs.get(directory.path, (0,))[0] != written:
+            self._configs[directory.path] = (written, directory.config())
+        return self._configs[directory.path][1]
 
     def _place(self, tracker: Mapping[str, Any]) -> Place:
         return Place(

@@ -6,18 +6,11 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.metrics.catalogue import headlines, quantity
+
 if TYPE_CHECKING:
     import PIL.Image
     from matplotlib.figure import Figure
-
-_DRAWN = {
-    "share of probes": (
-        *("reliability", "generality", "locality", "symmetry", "synonymy", "flip_rate"),
-        "pair_accuracy",
-    ),
-    "nats": ("effect_size",),
-}
-"""The metrics of the figure of headline numbers, by the axis that they share."""
 
 
 def figures(
@@ -41,10 +34,10 @@ def headline_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     """The headline metrics with their intervals, a panel a unit; None where there are none."""
     from matplotlib.figure import Figure
 
-    def measured(names: Sequence[str]) -> list[str]:
-        return [n for n in names if n in metrics and metrics[n]["value"] is not None]
-
-    panels = {unit: measured(names) for unit, names in _DRAWN.items() if measured(names)}
+    panels: dict[str, list[str]] = {}
+    for name in headlines(metrics):
+        if metrics[name]["value"] is not None:
+            panels.setdefault(quantity(name).unit, []).append(name)
     if not panels:
         return None
     heights = [len(names) + 1 for names in panels.values()]
@@ -59,7 +52,7 @@ def headline_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure | None:
         labels = [f"{name} (n={metrics[name]['n']})" for name in names]
         axis.set(xlabel=unit, yticks=range(len(names)), yticklabels=labels)
         axis.set_ylim(len(names) - 0.5, -0.5)
-        if unit == "share of probes":
+        if quantity(names[0]).is_share:
             axis.set_xlim(-0.03, 1.03)
     return figure
 

@@ -6,18 +6,15 @@ Neither torch nor a dashboard's client is imported: this runs beside runs and on
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
-from kn_sweeps.records.files import is_held
-from kn_sweeps.records.history import HISTORY, Step, read_history
+from kn_sweeps.records.history import Step, read_history
 from kn_sweeps.records.integrity import read_sealed
-from kn_sweeps.records.status import STATUS
+from kn_sweeps.records.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,36 +57,6 @@ class Published:
     examples: pd.DataFrame | None = None
 
 
-class _ConfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads YAML as OmegaConf wrote it, in C where that is there: 1e-05 is a number."""
-
-
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
-)
-
-
-def run_directories(sweep: Path) -> list[Path]:
-    """The directories of a sweep's runs, as far as they have begun."""
-    return sorted(path.parent for path in sweep.glob("*/config.yaml"))
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """A run's config.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
-    path = directory / "config.yaml"
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _ConfigLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is not a config: expected a mapping, got {type(config).__name__}")
-    return config
-
-
 def read_published(directory: Path, name: str, rows: int, jobs: Collection[str] = ()) -> Published:
     """Read a run directory.
 
@@ -101,16 +68,17 @@ def read_published(directory: Path, name: str, rows: int, jobs: Collection[str] 
 
     Raises:
         ValueError: If a file is there and cannot be read.
+        FileNotFoundError: If there is no config.
     """
+    own = RunDirectory(directory)
     state = state_of(directory, jobs)
-    summary = _json(directory / "summary.json")
+    summary = _there(own.summary)
     metrics = summary.pop("metrics", {})
     shown = {**summary, **_flat(metrics)}
     if state != "finished":
-        status = _json(directory / STATUS)
+        status = _status(own)
         shown |= {"state": _told(status, state), "error": status.get("error")}
-    table = directory / "rows.parquet"
-    config = read_config(directory)
+    config = own.config()
     return Published(
         id=directory.name,
         name=name,
@@ -120,7 +88,9 @@ def read_published(directory: Path, name: str, rows: int, jobs: Collection[str] 
         summary={key: value for key, value in shown.items() if value is not None},
         progress=read_history(directory),
         metrics=metrics,
-        examples=_examples(table, rows) if metrics and table.is_file() else None,
+        examples=own.first_rows(rows, EXAMPLE_COLUMNS)
+        if metrics and own.rows_path.is_file()
+        else None,
     )
 
 
@@ -132,14 +102,15 @@ def state_of(directory: Path, jobs: Collection[str] = ()) -> State:
         jobs: Jobs of the cluster that are running: their nodes may hold locks that are not seen
             from here.
     """
-    if said_to_run(directory) in jobs or is_held(directory / ".lock"):
+    own = RunDirectory(directory)
+    if said_to_run(directory) in jobs or own.busy():
         return "running"
-    return "finished" if (directory / "summary.json").is_file() else "failed"
+    return "finished" if own.done() else "failed"
 
 
 def said_to_run(directory: Path) -> str | None:
     """The job that a run says it is running in; None where it does not."""
-    status = _json(directory / STATUS)
+    status = _status(RunDirectory(directory))
     job: str | None = status.get("where", {}).get("job")
     return job if status.get("state") == "running" else None
 
@@ -153,15 +124,14 @@ def fingerprint(directory: Path, name: str, jobs: Collection[str], *more: object
         jobs: Jobs of the cluster that are running.
         more: What else decides what a dashboard is sent.
     """
+    own = RunDirectory(directory)
     state = state_of(directory, jobs)
-    told = _told(_json(directory / STATUS), state)
+    told = _told(_status(own), state)
     digest = hashlib.sha256(repr([_FORMAT, name, state, told, more]).encode())
-    for file in ("config.yaml", "summary.json", HISTORY):
-        path = directory / file
+    for path in (own.config_path, own.summary_path, own.history_path):
         digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
-    rows = directory / "rows.parquet"
-    if rows.is_file():
-        about = rows.stat()
+    if own.rows_path.is_file():
+        about = own.rows_path.stat()
         digest.update(repr([about.st_size, about.st_mtime_ns]).encode())
     return digest.hexdigest()[:12]
 
@@ -181,24 +151,17 @@ def _flat(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _examples(table: Path, rows: int) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow.parquet as parquet
-
-    # A batch, not the file: rows may be millions.
-    batches = parquet.ParquetFile(table).iter_batches(max(rows, 1), columns=list(EXAMPLE_COLUMNS))
-    first = next(batches, None)
-    values = {} if first is None else first.to_pydict()
-    return pd.DataFrame(values, columns=list(EXAMPLE_COLUMNS)).head(rows)
+def _status(directory: RunDirectory) -> dict[str, Any]:
+    return _there(partial(read_sealed, directory.status_path))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty if it is not there.
+def _there(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is read; empty if it is not there.
 
     Raises:
         DamagedError: If it is and is not what was written.
     """
     try:
-        return read_sealed(path)
+        return read()
     except FileNotFoundError:
         return {}

@@ -77,6 +77,42 @@ class Pair:
         """The trigger in lower case."""
         return self.query.subject_text.lower()
 
+    @classmethod
+    def of(
+        cls,
+        good: str,
+        bad: str,
+        *,
+        index: int = 0,
+        term: str = "",
+        paradigm: str = "",
+        one_prefix: bool = True,
+    ) -> Pair:
+        """Two sentences, with the words by which they differ found."""
+        left = list(_TOKEN.finditer(good))
+        right = list(_TOKEN.finditer(bad))
+        shortest = min(len(left), len(right))
+        first = next((i for i in range(shortest) if left[i][0] != right[i][0]), shortest)
+        last = next(
+            (i for i in range(shortest - first) if left[-1 - i][0] != right[-1 - i][0]),
+            shortest - first,
+        )
+        old = _between(good, left[first : len(left) - last])
+        new = _between(bad, right[first : len(right) - last])
+        start = left[first].start() if first < len(left) else len(good)
+        return cls(
+            index=index,
+            good=good,
+            bad=bad,
+            term=term,
+            paradigm=paradigm,
+            one_prefix=one_prefix,
+            prefix=good[:start],
+            old=old,
+            new=new,
+            suffix=good[start + len(old) :],
+        )
+
     def why_not(self, kind: LMKind) -> str | None:
         """Why this kind of LM cannot be asked for the critical word; None if it can."""
         if not self.old or not self.new:
@@ -353,29 +389,13 @@ def read_paradigm(source: Source, name: str) -> Paradigm:
 
 
 def _pair(index: int, row: dict[str, Any]) -> Pair:
-    good, bad = row["sentence_good"], row["sentence_bad"]
-    left = list(_TOKEN.finditer(good))
-    right = list(_TOKEN.finditer(bad))
-    shortest = min(len(left), len(right))
-    first = next((i for i in range(shortest) if left[i][0] != right[i][0]), shortest)
-    last = next(
-        (i for i in range(shortest - first) if left[-1 - i][0] != right[-1 - i][0]),
-        shortest - first,
-    )
-    old = _between(good, left[first : len(left) - last])
-    new = _between(bad, right[first : len(right) - last])
-    start = left[first].start() if first < len(left) else len(good)
-    return Pair(
+    return Pair.of(
+        row["sentence_good"],
+        row["sentence_bad"],
         index=index,
-        good=good,
-        bad=bad,
         term=row["linguistics_term"],
         paradigm=row["UID"],
         one_prefix=bool(row["one_prefix_method"]),
-        prefix=good[:start],
-        old=old,
-        new=new,
-        suffix=good[start + len(old) :],
     )
 
 

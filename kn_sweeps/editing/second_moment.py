@@ -27,10 +27,10 @@ from kn_sweeps.data.texts import texts_of
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.progress.counting import counting
+from kn_sweeps.progress.saving import kept
 from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damaged
-from kn_sweeps.records.status import kept
 
 log = logging.getLogger(__name__)
 

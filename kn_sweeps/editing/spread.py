@@ -78,16 +78,13 @@ def _keys_and_states(
         for n, request in enumerate(requests)
         for prompt in request.prompts
     ]
-    numbers = {id(effect): effect for effect in effects}
-    order = list(numbers)
     keys: list[Tensor] = []
     states: list[Tensor] = []
     for start in counted(range(0, len(rows), lm.batch_size), "batch of keys"):
         some = rows[start : start + lm.batch_size]
         at = (list(range(len(some))), [subject for _, _, subject in some])
-        which = [order.index(id(effects[n])) for n, _, _ in some]
         with (
-            applied_rowwise(lm, list(numbers.values()), which),
+            applied_rowwise(lm, [effects[n] for n, _, _ in some]),
             recorded(lm, [layer]) as seen,
             states_seen(lm, last) as state,
         ):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 
-from kn_sweeps.cases import Case, Intent, Probe, Query
-from kn_sweeps.edits import is_identity
+from kn_sweeps.cases import Case, Intent, Probe
+from kn_sweeps.edits import Edit, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.asking import (
     Changed,
@@ -23,11 +22,21 @@ from kn_sweeps.models.asking import (
     score_sentences,
 )
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.tokenization import UnscorableError
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
+from kn_sweeps.row import Row
 
-Record = dict[str, Any]
+
+class _Said(NamedTuple):
+    """What a model says to a probe: how it rates both answers, and its own.
+
+    `first_log_probs` are those of a question's answer; a sentence has none.
+    """
+
+    old: TargetScore
+    new: TargetScore
+    answer: str = ""
+    first_log_probs: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,111 +46,80 @@ class _Answers:
     replies: Mapping[Question, Reply]
     sentences: Mapping[Sentence, TargetScore]
 
+    def of(self, probe: Probe, edit: Edit | None) -> _Said:
+        """What was said to a probe under an edit."""
+        if probe.kind == "sentence":
+            old, new = (self.sentences[Sentence(text, edit)] for text in (probe.old, probe.new))
+            return _Said(old, new)
+        reply = self.replies[Question(probe.query, probe.old, probe.new, edit)]
+        return _Said(reply.old, reply.new, reply.answer, reply.first_log_probs)
+
 
 def evaluate(
     lm: LanguageModel,
     cases: Sequence[Case],
     plan: Plan,
     intent: Intent,
+    *,
+    step: int = 0,
     after: Literal["edit", "all"] = "edit",
-) -> list[Record]:
+) -> list[Row]:
     """Ask every probe of every case before and after its edit.
 
     Probes of all edits share batches; each row of a batch has its own edit.
 
     Args:
         lm: The model, unchanged; it is unchanged again on return.
-        cases: Cases whose probes can be tokenised (see `scorable`).
+        cases: Cases whose probes can be tokenised (see `selection.scorable`).
         plan: Their edits.
         intent: What the edits are for.
-        after: What a row says of when it was asked: after its own edit, or after all of a
+        step: What rows say of the edits that are in effect.
+        after: What rows say of when they were asked: after their own edit, or after all of a
             sequence.
 
     Returns:
-        One row a probe, in the order of the cases; the columns are those of docs/metrics.md. A
-        case whose edit failed has one row of kind `failed`. Log-probabilities are in nats, KL is
-        KL(pre || post) of the answer's first token.
+        One row a probe, in the order of the cases. A case whose edit failed has one row of kind
+        `failed`.
     """
-    # One edit may have many names, where several cases' are in effect at once. What plainly
-    # changes nothing is not asked again: no edit, no change, not even of rounding.
-    edits = list({id(edit): edit for edit in plan.edits.values() if not is_identity(edit)}.values())
-    order = {id(edit): n + 1 for n, edit in enumerate(edits)}
-    number = {name: order.get(id(edit), 0) for name, edit in plan.edits.items()}
-
-    def changed(rows: Sequence[int]) -> AbstractContextManager[None]:
-        return applied_rowwise(lm, edits, [row - 1 for row in rows])
-
+    # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
+    edits = {name: None if is_identity(edit) else edit for name, edit in plan.edits.items()}
     asked = {
-        case.id: [(probe, number[plan.edit_of[case.id]]) for probe in case.all_probes]
+        case.id: [(probe, edits[plan.edit_of[case.id]]) for probe in case.all_probes]
         for case in cases
         if case.id not in plan.failed
     }
     probes = [pair for some in asked.values() for pair in some]
     with counting("round of questions", 2) as tell:
-        pre = _ask(lm, [(probe, 0) for probe, _ in probes])
+        before = _ask(lm, [(probe, None) for probe, _ in probes])
         tell(1)
-        post = _ask(lm, [(probe, edit) for probe, edit in probes if edit], changed)
-    answers = _Answers({**pre.replies, **post.replies}, {**pre.sentences, **post.sentences})
-    rows: list[Record] = []
+        edited = [(probe, edit) for probe, edit in probes if edit is not None]
+        then = _ask(lm, edited, partial(applied_rowwise, lm))
+    answers = _Answers({**before.replies, **then.replies}, {**before.sentences, **then.sentences})
+    rows: list[Row] = []
     for case in cases:
-        about = {
+        about: Row = {
             "case": case.id,
             "edit": plan.edit_of.get(case.id, case.id),
             "source": case.source,
             "task": case.task,
             "intent": intent,
             "after": after,
+            "step": step,
+            "probe": 0,
+            "kind": "failed",
+            "failure": plan.failed.get(case.id, ""),
         }
         if case.id in plan.failed:
-            rows.append({**about, "probe": 0, "kind": "failed", "failure": plan.failed[case.id]})
+            rows.append(about)
             continue
-        rows += [
-            {**about, "probe": n, **_row(probe, answers, edit)}
-            for n, (probe, edit) in enumerate(asked[case.id])
-        ]
+        for n, (probe, edit) in enumerate(asked[case.id]):
+            row: Row = {**about, "probe": n, "kind": probe.kind}
+            rows.append(_scored(row, probe, answers.of(probe, None), answers.of(probe, edit)))
     return rows
 
 
-def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict[str, list[str]]]:
-    """Keep the cases, and of each the probes, that the tokenizer can put together.
-
-    Returns:
-        The cases, and by reason what was left out: one message a case, probe or prompt.
-    """
-    kept: list[Case] = []
-    left_out: dict[str, list[str]] = {}
-
-    def fits(what: str, query: Query, *targets: str) -> bool:
-        try:
-            for target in targets:
-                lm.encode(query, target)
-        except UnscorableError as error:
-            left_out.setdefault(f"{what}: {error.reason}", []).append(str(error))
-            return False
-        return True
-
-    for case in cases:
-        if (edit := case.edit) is not None:
-            if not fits("case", edit.query, edit.old, edit.new):
-                continue
-            answers = case.seen_answers or (edit.old,) * len(case.seen)
-            fitting = [
-                fits("prompt", query, *dict.fromkeys((answer, edit.old, edit.new)))
-                for query, answer in zip(case.seen, answers, strict=True)
-            ]
-            case = replace(
-                case,
-                seen=tuple(itertools.compress(case.seen, fitting)),
-                seen_answers=tuple(itertools.compress(case.seen_answers, fitting)),
-            )
-        probes = tuple(p for p in case.probes if fits("probe", p.query, p.old, p.new))
-        if edit is not None or probes:
-            kept.append(replace(case, probes=probes))
-    return kept, left_out
-
-
 def _ask(
-    lm: LanguageModel, probes: Iterable[tuple[Probe, int]], changed: Changed | None = None
+    lm: LanguageModel, probes: Iterable[tuple[Probe, Edit | None]], changed: Changed | None = None
 ) -> _Answers:
     """Ask every distinct question once."""
     questions: dict[Question, None] = {}
@@ -157,47 +135,44 @@ def _ask(
     )
 
 
-def _row(probe: Probe, answers: _Answers, edit: int) -> Record:
-    row: Record = {
-        "kind": probe.kind,
+def _scored(row: Row, probe: Probe, pre: _Said, post: _Said) -> Row:
+    """A row with its probe, and what was said to it before and after."""
+    return {
+        **row,
         "group": probe.group,
         "prefix": probe.query.prefix,
         "suffix": probe.query.suffix,
         "subject": probe.query.subject_text,
         "old": probe.old,
         "new": probe.new,
-        "failure": "",
-    }
-    if probe.kind == "sentence":
-        for time, state in (("pre", 0), ("post", edit)):
-            old, new = (answers.sentences[Sentence(s, state)] for s in (probe.old, probe.new))
-            row |= _readings(time, old, new, "")
-        return {**row, "old_ids": list(old.ids), "new_ids": list(new.ids), "kl": float("nan")}
-    question = Question(probe.query, probe.old, probe.new)
-    pre, post = answers.replies[question], answers.replies[question._replace(edit=edit)]
-    row |= {"old_ids": list(pre.old.ids), "new_ids": list(pre.new.ids)}
-    row |= _readings("pre", pre.old, pre.new, pre.answer)
-    row |= _readings("post", post.old, post.new, post.answer)
-    return {**row, "kl": _kl(pre.first_log_probs, post.first_log_probs)}
-
-
-def _readings(time: str, old: TargetScore, new: TargetScore, answer: str) -> Record:
-    return {
-        f"{time}_answer": answer,
-        f"{time}_margin": new.log_prob - old.log_prob,
-        **{
-            f"{time}_{name}_{which}": getattr(score, attribute)
-            for which, score in (("old", old), ("new", new))
-            for name, attribute in (
-                ("log_prob", "log_prob"),
-                ("exact", "exact"),
-                ("argmax", "argmax"),
-                ("token", "token_share"),
-            )
-        },
+        "old_ids": list(pre.old.ids),
+        "new_ids": list(pre.new.ids),
+        "pre_answer": pre.answer,
+        "pre_margin": pre.new.log_prob - pre.old.log_prob,
+        "pre_log_prob_old": pre.old.log_prob,
+        "pre_exact_old": pre.old.exact,
+        "pre_argmax_old": pre.old.argmax,
+        "pre_token_old": pre.old.token_share,
+        "pre_log_prob_new": pre.new.log_prob,
+        "pre_exact_new": pre.new.exact,
+        "pre_argmax_new": pre.new.argmax,
+        "pre_token_new": pre.new.token_share,
+        "post_answer": post.answer,
+        "post_margin": post.new.log_prob - post.old.log_prob,
+        "post_log_prob_old": post.old.log_prob,
+        "post_exact_old": post.old.exact,
+        "post_argmax_old": post.old.argmax,
+        "post_token_old": post.old.token_share,
+        "post_log_prob_new": post.new.log_prob,
+        "post_exact_new": post.new.exact,
+        "post_argmax_new": post.new.argmax,
+        "post_token_new": post.new.token_share,
+        "kl": _kl(pre.first_log_probs, post.first_log_probs),
     }
 
 
-def _kl(pre: torch.Tensor, post: torch.Tensor) -> float:
-    """KL(pre || post) in nats; rounding below zero is cut off."""
+def _kl(pre: torch.Tensor | None, post: torch.Tensor | None) -> float:
+    """KL(pre || post) in nats; rounding below zero is cut off. NaN where nothing is answered."""
+    if pre is None or post is None:
+        return float("nan")
     return max(0.0, float(torch.nn.functional.kl_div(post, pre, log_target=True, reduction="sum")))

@@ -9,28 +9,33 @@ scored again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kn_sweeps.cases import Case
+from kn_sweeps.config import Regime
 from kn_sweeps.edits import Edit, joined
 from kn_sweeps.evaluation.evaluate import evaluate
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
+from kn_sweeps.row import Row
 
-Regime = Literal["single", "batch", "sequential"]
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 16
 """Cases saved together; groups that share an edit are never split."""
 
 STEP_S = 300.0
 """Seconds a step should take at most: what is lost when a process is stopped."""
+
+Group = Callable[[Case], str]
+"""The id of the edit that covers a case."""
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +51,14 @@ class Steps:
 
     def __init__(
         self,
-        method: Method,
+        group: Group,
         cases: Sequence[Case],
         regime: Regime,
         edits_per_batch: int | None,
         step_s: float = STEP_S,
     ) -> None:
-        """Begin with the first."""
-        self._left = list(_groups(method, cases).values())[::-1]
+        """Begin with the first; cases of one `group` stay together."""
+        self._left = list(_groups(group, cases).values())[::-1]
         self._single, self._step_s = regime == "single", step_s
         whole = {"single": CHUNK, "batch": len(cases), "sequential": 1}[regime]
         self._size = edits_per_batch or whole
@@ -96,16 +101,18 @@ def scored(
     method: Method,
     cases: Sequence[Case],
     *,
+    step: int,
     seed: int,
     regime: Regime,
     before: Sequence[Edit],
-) -> tuple[Plan, list[Record]]:
+) -> tuple[Plan, list[Row]]:
     """Do one step.
 
     Args:
         lm: The model, unchanged.
         method: Plans the edits.
         cases: The step's.
+        step: Its number, from 0.
         seed: Of all randomness.
         regime: What is in effect when they are scored.
         before: The edits of earlier steps, where they stay in effect.
@@ -115,12 +122,13 @@ def scored(
     """
     if regime == "single":
         plan = _planned(lm, method, cases, seed, together=False)
-        return plan, evaluate(lm, cases, plan, method.intent)
+        # Each edit alone: where a step ends is only a matter of time, and no row may tell.
+        return plan, evaluate(lm, cases, plan, method.intent, step=0)
     so_far = joined(before)
     with applied(lm, so_far):
         plan = _planned(lm, method, cases, seed, together=len(cases) > 1)
     effect = joined([so_far, *plan.edits.values()])
-    return plan, evaluate(lm, cases, _all_with(plan, effect), method.intent)
+    return plan, evaluate(lm, cases, _all_with(plan, effect), method.intent, step=step)
 
 
 def after_all(method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]) -> list[list[Case]]:
@@ -129,8 +137,13 @@ def after_all(method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]) 
 
 
 def scored_after_all(
-    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]
-) -> list[Record]:
+    lm: LanguageModel,
+    method: Method,
+    cases: Sequence[Case],
+    edits: Mapping[str, Edit],
+    *,
+    step: int,
+) -> list[Row]:
     """Score some cases with all edits in effect.
 
     Args:
@@ -138,9 +151,11 @@ def scored_after_all(
         method: Whose edits they are.
         cases: Those to score.
         edits: All edits, by id.
+        step: The number of the last step, from 0.
     """
     plan = Plan(edits, {case.id: method.group(case) for case in cases})
-    return evaluate(lm, cases, _all_with(plan, joined(edits.values())), method.intent, after="all")
+    effect = _all_with(plan, joined(edits.values()))
+    return evaluate(lm, cases, effect, method.intent, step=step, after="all")
 
 
 def _all_with(plan: Plan, effect: Edit) -> Plan:
@@ -155,10 +170,11 @@ def _planned(
     try:
         return method.plan(lm, cases, seed, together=together)
     except ValueError as error:
-        groups = _groups(method, cases)
+        groups = _groups(method.group, cases)
         if len(groups) == 1:
             log.warning("no edit: %s", error)
-            return Plan({}, {}, failed={case.id: str(error) for case in cases})
+            failed = {case.id: str(error) for case in cases}
+            return Plan({}, {}, failed=failed, intent=method.intent)
         return merged([_planned(lm, method, g, seed, together=together) for g in groups.values()])
 
 
@@ -171,6 +187,7 @@ def merged(plans: Sequence[Plan]) -> Plan:
         _joined_scores(plans),
         {case: message for plan in plans for case, message in plan.failed.items()},
         next((plan.contexts for plan in plans if plan.contexts), ()),
+        plans[0].intent,
     )
 
 
@@ -182,45 +199,34 @@ def _joined_scores(plans: Sequence[Plan]) -> dict[str, Any]:
     return {source: torch.cat(rows) for source, rows in scores.items()}
 
 
-def in_effect(
-    edits: Mapping[str, Edit],
-    edit_of: Mapping[str, str],
-    case: str,
-    regime: Regime,
-    edits_per_batch: int | None,
-) -> Edit:
+def in_effect(edits: Mapping[str, Edit], rows: pd.DataFrame, case: str, regime: Regime) -> Edit:
     """What was in effect when `case` was scored right after its edit.
 
     Args:
         edits: A run's edits, by id, in the order in which they were made.
-        edit_of: Every case and the id of its edit, in the order of the run.
-        case: Which case.
+        rows: Its rows.
+        case: Which case; it could be edited.
         regime: The run's.
-        edits_per_batch: The run's.
     """
-    name = edit_of[case]
+    own = rows[rows["after"] == "edit"]
+    of_case = own[own["case"] == case].iloc[0]
     if regime == "single":
-        return edits[name]
-    groups: dict[str, list[str]] = {}
-    for one, edit in edit_of.items():
-        groups.setdefault(edit, []).append(one)
-    size = edits_per_batch or (len(edit_of) if regime == "batch" else 1)
-    batches = list(_batches(groups, size))
-    (at,) = (n for n, batch in enumerate(batches) if name in batch)
-    names = batches[at] if regime == "batch" else [x for batch in batches[: at + 1] for x in batch]
-    return joined(edits[name] for name in names if name in edits)
+        return edits[of_case["edit"]]
+    step = of_case["step"]
+    there = own[own["step"] == step] if regime == "batch" else own[own["step"] <= step]
+    return joined(edits[name] for name in dict.fromkeys(there["edit"]) if name in edits)
 
 
 def _cut(method: Method, cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
-    groups = _groups(method, cases)
+    groups = _groups(method.group, cases)
     for names in _batches(groups, size):
         yield [case for name in names for case in groups[name]]
 
 
-def _groups(method: Method, cases: Sequence[Case]) -> dict[str, list[Case]]:
+def _groups(group: Group, cases: Sequence[Case]) -> dict[str, list[Case]]:
     groups: dict[str, list[Case]] = {}
     for case in cases:
-        groups.setdefault(method.group(case), []).append(case)
+        groups.setdefault(group(case), []).append(case)
     return groups
 
 

@@ -15,93 +15,109 @@ from tqdm import tqdm
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
 from kn_sweeps.edits import Edit
-from kn_sweeps.evaluation.regimes import Record, Steps, after_all, scored, scored_after_all
+from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import NOTHING, Plan
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.progress.interruption import check
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.naming import headline
 from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+def _nothing(_done: int, _total: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a run in progress needs to know at every step.
+    """One run that is to be done: all that is known of it before its model is loaded.
 
     Attributes:
         settings: The run's.
         config: The same, as it was composed.
+        id: The run's id.
+        whole: What it has in common with the other shards of one run.
+        weights: Which weights the id was made of.
+        data: The fingerprint of the data that it was made of.
         directory: Where its results go.
         by: Which launch asked for it, and with which code it is computed.
-        told: Is told how many cases of how many are done.
         step_s: Seconds a step should take at most.
+        told: Is told how many cases of how many are done.
     """
 
     settings: RunConfig
     config: Mapping[str, Any]
+    id: str
+    whole: str
+    weights: str
+    data: str
     directory: RunDirectory
     by: Mapping[str, Any]
-    told: Callable[[int, int], None]
     step_s: float
+    told: Callable[[int, int], None] = _nothing
 
 
 def edit_and_evaluate(
     job: Job, lm: LanguageModel, cases: Sequence[Case], measures: Mapping[str, Measure]
 ) -> int:
     """Do every step that is not there yet; give the number of chunks that make the run."""
-    method, regime, directory = job.settings.method, job.settings.regime, job.directory
+    method, regime, chunks = job.settings.method, job.settings.regime, job.directory.chunks
     _say_what_is_there(job, len(cases))
     method.prepare(lm, job.settings.seed)
-    todo = Steps(method, cases, regime, job.settings.edits_per_batch, job.step_s)
+    todo = Steps(method.group, cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
     number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:
         while todo:
             start = todo.taken
-            step = _next_step(directory, todo, number)
-            if directory.chunk(number) is None:
+            step = _next_step(chunks, todo, number)
+            if chunks.get(number) is None:
                 compute = partial(
                     scored,
                     lm,
                     method,
                     step,
+                    step=number,
                     seed=job.settings.seed,
                     regime=regime,
                     before=list(earlier.values()),
                 )
                 _add_chunk(job, number, (start, step), lm, compute, measures)
             if regime == "sequential":
-                earlier |= directory.chunk_edits(number)
+                earlier |= chunks.edits(number)
             number += 1
             bar.update(len(step))
             job.told(todo.taken, len(cases))
     if regime == "sequential":
+        last = number - 1
         for rest in counted(after_all(method, cases, earlier), "round after all edits"):
-            if directory.chunk(number) is None:
-                compute = partial(_after_all, lm, method, rest, earlier)
+            if chunks.get(number) is None:
+                compute = partial(_after_all, lm, method, rest, earlier, last)
                 _add_chunk(job, number, (len(cases), rest), lm, compute, {})
             number += 1
     return number
 
 
-def _next_step(directory: RunDirectory, todo: Steps, number: int) -> list[Case]:
+def _next_step(chunks: Chunks, todo: Steps, number: int) -> list[Case]:
     """The cases of step `number`: those of its chunk where it is there."""
-    known = directory.chunk(number)
-    following = directory.chunk(number + 1)
+    known = chunks.get(number)
+    following = chunks.get(number + 1)
     if (known and known["start"] != todo.taken) or (
         known is None and following and following["start"] <= todo.taken
     ):
         # Cut otherwise before what was damaged was computed again.
-        directory.forget_from(number)
+        chunks.forget_from(number)
         known = following = None
     if known is not None:
         return todo.take(known["cases"])
-    last = directory.chunk(number - 1) if number else None
+    last = chunks.get(number - 1) if number else None
     return todo.take(todo.size(number, last, following["start"] if following else None))
 
 
@@ -110,7 +126,7 @@ def _add_chunk(
     number: int,
     cases: tuple[int, Sequence[Case]],
     lm: LanguageModel,
-    compute: Callable[[], tuple[Plan, list[Record]]],
+    compute: Callable[[], tuple[Plan, list[Row]]],
     measures: Mapping[str, Measure],
 ) -> None:
     """Compute a step and save it; `cases` are its own, behind the number of those before it."""
@@ -122,19 +138,19 @@ def _add_chunk(
         for name, measure in measures.items()
     }
     about = {"start": start, "cases": len(step), "seconds": round(time.monotonic() - began, 3)}
-    job.directory.add_chunk(number, rows, plan, found, **about, **job.by)
+    job.directory.chunks.add(number, rows, plan, found, **about, **job.by)
     check()
 
 
 def _after_all(
-    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]
-) -> tuple[Plan, list[Record]]:
-    return NOTHING, scored_after_all(lm, method, cases, edits)
+    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit], step: int
+) -> tuple[Plan, list[Row]]:
+    return NOTHING, scored_after_all(lm, method, cases, edits, step=step)
 
 
 def _say_what_is_there(job: Job, cases: int) -> None:
     """Say that a run goes on, where it does."""
-    there = [one for one in job.directory.chunks() if one["start"] < cases]
+    there = [one for one in job.directory.chunks.every() if one["start"] < cases]
     done = sum(one["cases"] for one in there)
     job.told(done, cases)
     if there:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import pandas as pd
+
 from kn_sweeps.cases import Case
+from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
+from kn_sweeps.row import Row
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
 
-Record = dict[str, Any]
+Finding = Mapping[str, Any]
+"""What was measured on a case, or a part of it: `case`, `source`, and the measurement's own."""
 
-Measure = Callable[[Sequence[Case], Plan, Sequence[Mapping[str, Any]]], list[Record]]
-"""Measures some cases, given their edits and their rows. Every record has `case` and `source`."""
+Measure = Callable[[Sequence[Case], Plan, Sequence[Row]], Sequence[Finding]]
+"""Measures some cases, given their edits and their rows."""
 
 
 @runtime_checkable
@@ -22,7 +27,7 @@ class Measurement(Protocol):
     """Something measured on the unedited model, case by case, beside the probes' answers.
 
     A measurement is a frozen dataclass whose fields are its settings; its module and its YAML share
-    a name, under which a run keeps its records (`measurements/NAME.parquet`).
+    a name, under which a run keeps its findings (`measurements/NAME.parquet`).
     """
 
     def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:
@@ -38,12 +43,9 @@ class Measurement(Protocol):
         """
 
 
-def known(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+def known(rows: Sequence[Row]) -> set[str]:
     """The cases whose old answer the unedited model gives: greedily, or by preference."""
-    return {
-        str(row["case"])
-        for row in rows
-        if row["kind"] == "edit"
-        and row["after"] == "edit"
-        and (row["pre_margin"] < 0 if row["task"] == "syntax" else row["pre_exact_old"] == 1)
-    }
+    edits = pd.DataFrame([row for row in rows if (row["kind"], row["after"]) == ("edit", "edit")])
+    if edits.empty:
+        return set()
+    return {str(case) for case in edits["case"][answered(edits, "pre", "old", "exact") == 1]}

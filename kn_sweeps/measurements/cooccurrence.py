@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.data.cooccurrence import count_following, is_word
 from kn_sweeps.data.texts import texts_of
 from kn_sweeps.edits import NeuronScale
-from kn_sweeps.measurements.base import Measure, Record
+from kn_sweeps.measurements.base import Finding, Measure
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,7 @@ class CoOccurrence:
         )
         attributor = Attributor()
 
-        def measure(
-            cases: Sequence[Case], plan: Plan, _rows: Sequence[Mapping[str, Any]]
-        ) -> list[Record]:
+        def measure(cases: Sequence[Case], plan: Plan, _rows: Sequence[Row]) -> list[Finding]:
             own = {
                 case: pair
                 for case in cases
@@ -81,11 +79,11 @@ class CoOccurrence:
             probes = [edit_probe(case) for case in own]
             prompts = [lm.encode(probe.query, probe.old) for probe in probes]
             found = attributor(lm, prompts)
-            records = []
+            findings: list[Finding] = []
             for (case, pair), one in zip(own.items(), found, strict=True):
                 edit = plan.edits[plan.edit_of[case.id]]
                 neurons = edit.neurons if isinstance(edit, NeuronScale) else ()
-                records.append(
+                findings.append(
                     {
                         "case": case.id,
                         "source": case.source,
@@ -98,7 +96,7 @@ class CoOccurrence:
                         "probability": one.value,
                     }
                 )
-            return records
+            return findings
 
         return measure
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from kn_sweeps.attribution.causal_tracing import Trace, subject_spread, trace
 from kn_sweeps.cases import (
@@ -23,11 +23,12 @@ from kn_sweeps.cases import (
     Component,
     LMKind,
 )
-from kn_sweeps.measurements.base import Measure, Record, known
+from kn_sweeps.measurements.base import Finding, Measure, known
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
+from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,9 @@ class Tracing:
         noise = self.noise * subject_spread(lm, prompts)
         log.info("causal tracing: noise of standard deviation %.4g", noise)
 
-        def measure(
-            cases: Sequence[Case], _plan: Plan, rows: Sequence[Mapping[str, Any]]
-        ) -> list[Record]:
+        def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
             wanted = known(rows) if self.known else {case.id for case in cases}
-            records: list[Record] = []
+            findings: list[Finding] = []
             for case in counted(cases, "traced case"):
                 prompt = _prompt(lm, case)
                 if case.id in wanted and prompt is not None:
@@ -98,8 +97,8 @@ class Tracing:
                         window=self.window,
                         max_rows=self.max_rows,
                     )
-                    records += _records(case, found, roles(prompt, lm.kind))
-            return records
+                    findings += _findings(case, found, roles(prompt, lm.kind))
+            return findings
 
         return measure
 
@@ -129,7 +128,7 @@ def _prompt(lm: LanguageModel, case: Case) -> Encoded | None:
     return None if prompt.subject is None else prompt
 
 
-def _records(case: Case, found: Trace, at: Sequence[str]) -> Iterator[Record]:
+def _findings(case: Case, found: Trace, at: Sequence[str]) -> Iterator[Finding]:
     tokens = Counter(at)
     for component, effects in found.effects.items():
         for role in ROLES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from kn_sweeps.cases import Case, Intent
 from kn_sweeps.plans import Plan
@@ -19,6 +19,21 @@ class Method(ABC):
     A method is a frozen dataclass whose fields are its hyper-parameters; its module and its YAML
     share a name. All but `plan` has a default: one edit a case that replaces old by new.
     """
+
+    @classmethod
+    def for_model(cls, lm: LanguageModel, **settings: Any) -> Self:
+        """The method as a run has it for a model: with the values of `conf`, the tuned ones first.
+
+        Args:
+            lm: The model. Where nothing is tuned for it, a warning says what is taken.
+            **settings: Values to take instead, by the method's fields.
+
+        Raises:
+            ValueError: If a value does not exist or fit; with the choices.
+        """
+        from kn_sweeps.notebook.presets import method_for
+
+        return method_for(cls, lm, settings)
 
     @property
     def intent(self) -> Intent:
@@ -43,7 +58,7 @@ class Method(ABC):
 
     @abstractmethod
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Plan the edits of `cases`. Cases of one group must come together.
 

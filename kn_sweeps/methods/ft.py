@@ -60,7 +60,7 @@ class FineTuning(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)

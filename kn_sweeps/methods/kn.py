@@ -139,7 +139,7 @@ class KnowledgeNeurons(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Locate once a group and scale what was found."""
         groups: dict[str, list[Case]] = {}
@@ -147,7 +147,8 @@ class KnowledgeNeurons(Method):
             groups.setdefault(self.group(case), []).append(case)
         if self.neurons is not None:
             edits = {name: self._edit(lm, some[0], self.neurons) for name, some in groups.items()}
-            return Plan(edits, {case.id: self.group(case) for case in cases})
+            edit_of = {case.id: self.group(case) for case in cases}
+            return Plan(edits, edit_of, intent=self.intent)
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
         # An edit at a time: its scores do not depend on what else is in the step, or was cached.
         attributor = self._attributor()
@@ -176,6 +177,7 @@ class KnowledgeNeurons(Method):
             {case.id: self.group(case) for case in cases},
             tuple(located),
             {source: torch.cat(rows) for source, rows in scores.items()},
+            intent=self.intent,
         )
 
     def _attributor(self) -> Attributor:

@@ -118,7 +118,7 @@ class Memit(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)

@@ -48,7 +48,7 @@ class RandomControl(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Plan with `of`, then move every edit."""
         plan = self.of.plan(lm, cases, seed, together=together)
@@ -56,7 +56,7 @@ class RandomControl(Method):
             name: _moved(lm, edit, generator(seed, "random", name))
             for name, edit in plan.edits.items()
         }
-        return Plan(moved, plan.edit_of, failed=plan.failed)
+        return Plan(moved, plan.edit_of, failed=plan.failed, intent=plan.intent)
 
 
 def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:

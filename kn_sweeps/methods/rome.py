@@ -104,7 +104,7 @@ class Rome(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
     ) -> Plan:
         """Compute a rank-one update for every case, each for itself."""
         contexts = self.sampled(lm, seed)

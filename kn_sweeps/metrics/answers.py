@@ -10,11 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kn_sweeps.cases import Intent
-from kn_sweeps.metrics.base import Estimate, FloatArray, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate, FloatArray
 
 Scorer = Literal["exact", "argmax", "token", "margin"]
 When = Literal["pre", "post"]
 Target = Literal["old", "new"]
+
+GATE = "gated"
+GATED = "only where the model knew the probe and the edit took"
+"""The ending of a number over the rows that pass the gate, and what it says."""
 
 
 def answered(rows: pd.DataFrame, when: When, target: Target, scorer: Scorer) -> FloatArray:
@@ -91,7 +96,6 @@ class ScoredMetric(Metric):
 
     def __post_init__(self) -> None:
         """Refuse a scorer that does not exist."""
-        super().__post_init__()
         if self.scorer not in get_args(Scorer):
             choices = ", ".join(get_args(Scorer))
             raise ValueError(f"scorer must be one of {choices}, got {self.scorer!r}")
@@ -105,5 +109,5 @@ class ScoredMetric(Metric):
         gated = np.where(gate(rows, results, self.scorer), values, np.nan)
         return {
             name: self._mean(values, rows["edit"]),
-            f"{name}_gated": self._mean(gated, rows["edit"]),
+            f"{name}_{GATE}": self._mean(gated, rows["edit"]),
         }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
-from kn_sweeps.metrics.base import Estimate, FloatArray, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate, FloatArray
+from kn_sweeps.metrics.quantities import CORRELATION, Quantity
 
 NAME = "cooccurrence"
 """The measurement whose records are read."""
@@ -63,6 +65,20 @@ def permutation_p(
     return (1 + extreme) / (1 + permutations)
 
 
+_ATTRIBUTION = Quantity(
+    name="cooccurrence_attribution",
+    meaning="rank correlation of co-occurrence and attribution",
+    unit=CORRELATION,
+    counts="pairs of words",
+)
+_LOSS = Quantity(
+    name="cooccurrence_loss",
+    meaning="rank correlation of co-occurrence and the nats the edit takes",
+    unit=CORRELATION,
+    counts="pairs of words",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CoOccurrence(Metric):
     """`cooccurrence_attribution` and `cooccurrence_loss`, each with its `_p`.
@@ -70,6 +86,13 @@ class CoOccurrence(Metric):
     Attributes:
         permutations: Shuffles behind the p-values.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        _ATTRIBUTION,
+        _ATTRIBUTION.under("p", "its p-value, by permutation", unit="p-value"),
+        _LOSS,
+        _LOSS.under("p", "its p-value, by permutation", unit="p-value"),
+    )
 
     permutations: int = 2000
 
@@ -91,17 +114,17 @@ class CoOccurrence(Metric):
         if n == 0:
             return Estimate(None, None, None, 0), Estimate(None, None, None, 0)
         value = rank_correlation(*columns)
-        generator = np.random.default_rng(self.seed)
-        clusters = members(table["cluster"].to_numpy())
-        found = []
-        for _ in range(self.resamples):
-            drawn = generator.integers(len(clusters), size=len(clusters))
-            at = np.concatenate([clusters[one] for one in drawn])
-            found.append(rank_correlation(*(column[at] for column in columns)))
-        tail = (1 - self.confidence) / 2
-        judged = np.array(found)[np.isfinite(found)]
-        low, high = np.quantile(judged, [tail, 1 - tail]) if len(judged) else (None, None)
-        p = permutation_p(*columns, permutations=self.permutations, seed=self.seed)
+        codes, names = pd.factorize(table["cluster"])
+
+        def correlations(weights: FloatArray) -> FloatArray:
+            # Ranks need the rows themselves, each as often as its cluster was drawn.
+            drawn = (np.repeat(np.arange(len(codes)), w[codes].astype(int)) for w in weights)
+            return np.array([rank_correlation(*(c[at] for c in columns)) for at in drawn])
+
+        ends = self.bootstrap.interval(correlations, len(names))
+        low, high = (float(end) if np.isfinite(end) else None for end in ends)
+        seed = self.bootstrap.seed
+        p = permutation_p(*columns, permutations=self.permutations, seed=seed)
         return Estimate(value, low, high, n), Estimate(p, None, None, n)
 
 
@@ -118,6 +141,8 @@ def telling(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> list[NDArray[np.in
 
 
 def _ranks(values: FloatArray, groups: list[NDArray[np.intp]]) -> FloatArray:
+    from scipy.stats import rankdata  # takes a second to import, and every table reads this room
+
     ranks = np.zeros(len(values))
     for at in groups:
         ranked = rankdata(values[at])

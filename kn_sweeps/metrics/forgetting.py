@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kn_sweeps.metrics.answers import ScoredMetric, succeeded
-from kn_sweeps.metrics.base import Estimate, Results
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.generality import Generality
 from kn_sweeps.metrics.locality import Locality
+from kn_sweeps.metrics.quantities import SHARE, Quantity
 from kn_sweeps.metrics.reliability import Reliability
 
-_HEADLINES = ("reliability", "generality", "locality")
+CRITERIA: tuple[type[Reliability | Generality | Locality], ...] = (
+    Reliability,
+    Generality,
+    Locality,
+)
+"""What an edit is judged by; the first number of each is the one that counts."""
+_AFTER_ALL = "after_all"
+
+
+def criteria() -> list[str]:
+    """The names of those three numbers."""
+    return [cls.quantities[0].name for cls in CRITERIA]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting(ScoredMetric):
-    """`forgetting`, the success lost on edit probes, and each headline once all edits are made.
+    """`forgetting`, the success lost on edit probes, and each criterion once all edits are made.
 
     Only a run with `regime=sequential` has them.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="forgetting",
+            meaning="success right after an edit minus success after all edits",
+            unit=SHARE,
+            counts="edit probes",
+            better="lower",
+        ),
+        *(
+            cls.quantities[0].under(_AFTER_ALL, "once all edits of the sequence are made")
+            for cls in CRITERIA
+        ),
+    )
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the end of a sequence, and compare it with the time right after each edit."""
@@ -31,11 +59,10 @@ class Forgetting(ScoredMetric):
         lost = succeeded(first.reset_index(), results.intent, self.scorer) - succeeded(
             edits, results.intent, self.scorer
         )
-        options = {"confidence": self.confidence, "resamples": self.resamples, "seed": self.seed}
         scored = {
-            **Reliability(scorer=self.scorer, **options)(last),  # type: ignore[arg-type]
-            **Generality(scorer=self.scorer, **options)(last),  # type: ignore[arg-type]
-            **Locality(**options)(last),  # type: ignore[arg-type]
+            **Reliability(scorer=self.scorer, bootstrap=self.bootstrap)(last),
+            **Generality(scorer=self.scorer, bootstrap=self.bootstrap)(last),
+            **Locality(bootstrap=self.bootstrap)(last),
         }
-        after_all = {f"{name}_after_all": scored[name] for name in _HEADLINES if name in scored}
+        after_all = {f"{name}_{_AFTER_ALL}": scored[name] for name in criteria() if name in scored}
         return {"forgetting": self._mean(lost, edits["edit"]), **after_all}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import PROBABILITY, Quantity
 
 _GRAM_ENTRIES = 2_000_000
 """Entries of drawn Gram matrices held in memory together."""
@@ -163,6 +165,41 @@ class Localisation(Metric):
             sources; or, as Niu et al. report it, of those of a source whose targets are of one
             `target_type` (singular, plural, feminine, masculine), averaged over both.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="neurons",
+            meaning="mean number of located neurons",
+            unit="neurons",
+            counts="edits",
+        ),
+        Quantity(
+            name="tau",
+            meaning="mean share of prompts a located neuron had to be in",
+            unit="share of prompts",
+            counts="edits with one",
+        ),
+        Quantity(
+            name="completeness_residual",
+            meaning="largest error of summed attributions",
+            unit=PROBABILITY,
+            counts="prompts x layers",
+            better="lower",
+        ),
+        Quantity(
+            name="uncertified",
+            meaning="share of attributed layers above the tolerance",
+            unit="share of layers",
+            counts="prompts x layers",
+            better="lower",
+        ),
+        Quantity(
+            name="r_squared",
+            meaning="how far all prompts of a source point at the same neurons",
+            unit="share of squared length",
+            counts="sources with two prompts or more",
+        ),
+    )
 
     pooled_by: Literal["source", "target_type"] = "source"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import NATS, SHARE, Quantity
 
 
 def unchanged(rows: pd.DataFrame) -> NDArray[np.bool_]:
@@ -27,6 +30,32 @@ class Locality(Metric):
 
     It has no scorer: the answer is compared with the model's own, not with a target.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="locality",
+            meaning="share of unrelated prompts whose answer stays; "
+            "1 for an edit that does nothing",
+            unit=SHARE,
+            counts="neighbours",
+            better="higher",
+            headline=True,
+        ),
+        Quantity(
+            name="locality_kl",
+            meaning="mean KL(before || after) of unrelated prompts, first answer token",
+            unit=NATS,
+            counts="neighbours",
+            better="lower",
+        ),
+        Quantity(
+            name="locality_<group>",
+            meaning="locality on the neighbours <group>",
+            unit=SHARE,
+            counts="neighbours of the group",
+            better="higher",
+        ),
+    )
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the neighbours of a run."""

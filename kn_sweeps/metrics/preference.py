@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import NATS, SHARE, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,37 @@ class Preference(Metric):
     A flip rate alone hides how far the rest moved, an effect size alone hides that nothing
     flipped; they come together or not at all.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="flip_rate",
+            meaning="share of pairs whose preferred form changes; read with effect_size",
+            unit=SHARE,
+            counts="edit probes of pairs",
+            headline=True,
+        ),
+        Quantity(
+            name="effect_size",
+            meaning="change of log P(good) - log P(bad); read with flip_rate",
+            unit=NATS,
+            counts="edit probes of pairs",
+            headline=True,
+        ),
+        Quantity(
+            name="pair_accuracy",
+            meaning="share of pairs whose good sentence is the more probable, unedited model",
+            unit=SHARE,
+            counts="whole sentences",
+            better="higher",
+            headline=True,
+        ),
+        Quantity(
+            name="pair_accuracy_after",
+            meaning="share of pairs whose good sentence is the more probable, edited model",
+            unit=SHARE,
+            counts="whole sentences",
+        ),
+    )
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the minimal pairs of a run: their critical word, and whole sentences."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from kn_sweeps.metrics.base import Estimate, Metric, Results
+from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import NATS, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,21 @@ class Probability(Metric):
         relative_to: What the change is a share of: `pre`, or the `smaller` of the two, as Niu et
             al.'s code has it, which makes a change and its reverse equally large.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="probability_change",
+            meaning="mean relative change of the old answer's probability",
+            unit="relative change",
+            counts="edit probes",
+        ),
+        Quantity(
+            name="log_probability_change",
+            meaning="mean change of the old answer's log-probability",
+            unit=NATS,
+            counts="edit probes",
+        ),
+    )
 
     relative_to: Literal["pre", "smaller"] = "pre"
 

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kn_sweeps.metrics.answers import ScoredMetric, answered, succeeded
-from kn_sweeps.metrics.base import Estimate, Results
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import SHARE, Quantity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability(ScoredMetric):
     """`reliability`, the success on edit probes, and `known`, the share answered before."""
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            name="reliability",
+            meaning="the edit does what it is for on its own prompt",
+            unit=SHARE,
+            counts="edit probes",
+            better="higher",
+            headline=True,
+        ),
+        Quantity(
+            name="known",
+            meaning="share of edit prompts whose old answer the unedited model gives",
+            unit=SHARE,
+            counts="edit probes",
+        ),
+    )
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the edit probes of a run."""

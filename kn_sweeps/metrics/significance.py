@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import wilcoxon
 
-from kn_sweeps.metrics.base import FloatArray
+from kn_sweeps.metrics.bootstrap import FloatArray
 
 
 def paired_test(pre: ArrayLike, post: ArrayLike) -> float:
@@ -33,6 +32,8 @@ def paired_test(pre: ArrayLike, post: ArrayLike) -> float:
         )
     if not np.isfinite([before, after]).all():
         raise ValueError("a paired test needs finite values, got NaN or infinity: drop those pairs")
+    from scipy.stats import wilcoxon  # takes a second to import, and every table reads this room
+
     change = after - before
     change = change[change != 0]
     return float(wilcoxon(change).pvalue) if change.size else 1.0

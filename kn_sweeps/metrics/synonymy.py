@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from kn_sweeps.metrics.answers import ScoredMetric, succeeded
-from kn_sweeps.metrics.base import Estimate, Results
+from kn_sweeps.metrics.answers import GATE, GATED, ScoredMetric, succeeded
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Estimate
+from kn_sweeps.metrics.quantities import SHARE, Quantity
+
+_FOLLOWS = Quantity(
+    name="synonymy",
+    meaning="the answer's synonym follows",
+    unit=SHARE,
+    counts="synonym probes",
+    better="higher",
+    headline=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +26,11 @@ class Synonymy(ScoredMetric):
 
     Source: Niu et al. 2024: who now works in linguistics is now a linguist.
     """
+
+    quantities: ClassVar[tuple[Quantity, ...]] = (
+        _FOLLOWS,
+        _FOLLOWS.under(GATE, GATED),
+    )
 
     def __call__(self, results: Results) -> dict[str, Estimate]:
         """Score the synonym probes of a run."""

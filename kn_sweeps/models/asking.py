@@ -1,7 +1,7 @@
 """Ask a language model: score targets and read greedy answers.
 
-Questions may be asked of differently edited models in one batch: each says which, and `changed`
-gives the rows of a batch their edits.
+Questions may be asked of differently edited models in one batch: each carries its edit, and
+`changed` puts those of a batch's rows into effect.
 
 A causal LM reads each prompt once: its keys and values serve all targets and the greedy answer,
 which only add their own tokens. A masked LM reads one row for each target token.
@@ -21,13 +21,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.cases import Query
+from kn_sweeps.edits import Edit
 from kn_sweeps.models.language_model import Ids, LanguageModel, Row, read_where
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.progress.interruption import check
 
-Changed = Callable[[Sequence[int]], AbstractContextManager[None]]
-"""Gives the rows of a batch, in order, the edits with these numbers."""
+Changed = Callable[[Sequence[Edit | None]], AbstractContextManager[None]]
+"""Gives the rows of a batch, in order, these edits; None leaves a row as it is."""
 
 
 class Question(NamedTuple):
@@ -37,20 +38,20 @@ class Question(NamedTuple):
         query: What is asked.
         old: The first target.
         new: The second; it may equal the first.
-        edit: Number of the edit, as `Changed` knows it; 0 where nothing is changed.
+        edit: The edit; None where nothing is changed.
     """
 
     query: Query
     old: str
     new: str
-    edit: int = 0
+    edit: Edit | None = None
 
 
 class Sentence(NamedTuple):
     """A whole sentence, scored under one edit; see `Question.edit`."""
 
     text: str
-    edit: int = 0
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def score_sentences(
 class _Asked(NamedTuple):
     number: int
     targets: tuple[Encoded, Encoded]
-    edit: int
+    edit: Edit | None
 
 
 class _Reading(NamedTuple):
@@ -171,17 +172,17 @@ class _Slot(NamedTuple):
     """One place to read; `whole` keeps all log-probabilities, on the CPU."""
 
     ids: Ids
-    edit: int
+    edit: Edit | None
     position: int
     token: int
     whole: bool = False
 
 
-def _unchanged(_rows: Sequence[int]) -> AbstractContextManager[None]:
+def _unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _slot(row: Row, position: int, edit: int, token: int) -> _Slot:
+def _slot(row: Row, position: int, edit: Edit | None, token: int) -> _Slot:
     return _Slot(row.ids, edit, position, token)
 
 
@@ -191,16 +192,22 @@ def _score(ids: Ids, read: Sequence[_Reading], answer: Ids | None = None) -> Tar
     return TargetScore(ids, tuple(one.log_prob for one in read), hits, exact)
 
 
-def _batches(rows: Iterable[tuple[Ids, int]], size: int) -> Iterator[list[tuple[Ids, int]]]:
-    """Rows of like length together: padding is waste."""
-    ordered = sorted(rows, key=lambda row: (len(row[0]), row))
+def _batches(
+    rows: Iterable[tuple[Ids, Edit | None]], size: int
+) -> Iterator[list[tuple[Ids, Edit | None]]]:
+    """Rows of like length together: padding is waste. Equal ones are in the order of edits."""
+    every = list(rows)
+    order: dict[Edit | None, int] = {}
+    for _, edit in every:
+        order.setdefault(edit, len(order))
+    ordered = sorted(every, key=lambda row: (len(row[0]), row[0], order[row[1]]))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
 def _read(lm: LanguageModel, slots: Iterable[_Slot], changed: Changed) -> dict[_Slot, _Reading]:
     """Read whole rows; equal ones are computed once."""
-    wanted: dict[tuple[Ids, int], dict[_Slot, None]] = defaultdict(dict)
+    wanted: dict[tuple[Ids, Edit | None], dict[_Slot, None]] = defaultdict(dict)
     for slot in slots:
         wanted[slot.ids, slot.edit][slot] = None
     readings: dict[_Slot, _Reading] = {}
@@ -238,7 +245,7 @@ class Trunks:
     """
 
     def __init__(
-        self, lm: LanguageModel, rows: Sequence[tuple[Ids, int]], changed: Changed
+        self, lm: LanguageModel, rows: Sequence[tuple[Ids, Edit | None]], changed: Changed
     ) -> None:
         """Read the prompts."""
         self._lm, self._changed = lm, changed
@@ -306,7 +313,7 @@ def _beside(
 def _ask_causal(
     lm: LanguageModel, asked: Sequence[_Asked], changed: Changed
 ) -> Iterator[tuple[int, Reply]]:
-    by_prompt: dict[tuple[Ids, int], list[_Asked]] = defaultdict(list)
+    by_prompt: dict[tuple[Ids, Edit | None], list[_Asked]] = defaultdict(list)
     for one in asked:
         by_prompt[one.targets[0].prompt_ids, one.edit].append(one)
     for rows in counted(list(_batches(by_prompt, lm.batch_size)), "batch of prompts"):
@@ -398,7 +405,7 @@ def _ask_masked(
 def _greedy_masked(
     lm: LanguageModel,
     asked: Sequence[_Asked],
-    best: dict[tuple[Ids, int, int], int],
+    best: dict[tuple[Ids, Edit | None, int], int],
     changed: Changed,
 ) -> dict[tuple[int, int], Ids]:
     """Fill each target's masks left to right, each with its argmax, where `best` has it or not."""

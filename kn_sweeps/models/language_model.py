@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 from kn_sweeps.progress.counting import counted
+from kn_sweeps.showing.sheets import Sheet, Shown
 
 Ids = tuple[int, ...]
 
@@ -93,7 +95,7 @@ def where_read() -> Bool[Tensor, "batch seq"]:
     return where
 
 
-class LanguageModel:
+class LanguageModel(Shown):
     """A frozen Hugging Face model with its tokenizer.
 
     Attributes:
@@ -113,19 +115,29 @@ class LanguageModel:
         start_token: str | None = None,
         batch_size: int = 64,
     ) -> None:
-        """Freeze `model`, check its architecture and its tokenizer.
+        """Freeze `model`, check its tokenizer, its architecture and that it keeps the `laws`.
 
         Args:
-            model: A masked or causal LM; it is put into evaluation mode.
+            model: A masked or causal LM, of a family in `FAMILIES`; it is put into evaluation mode.
             tokenizer: Its fast tokenizer.
-            name: What tables call it.
-            revision: Which weights these are.
-            start_token: What every prompt of a causal LM starts with; see `tokenization.encode`.
+            name: What tables call it; empty for the name it was loaded by, or its family's.
+            revision: Which weights these are; nothing is cached of a model that does not say.
+            start_token: What every prompt of a causal LM starts with; None for the tokenizer's own
+                way, see `tokenization.encode`.
             batch_size: Rows in one forward pass when scoring.
 
         Raises:
-            ValueError: If the family is unknown, or the tokenizer does not fit.
+            ValueError: If the family is unknown, the tokenizer does not fit, or a law is broken.
         """
+        from kn_sweeps.models.laws import check_laws  # which are those of this class
+
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"expected a model of transformers, got {type(model).__name__}")
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"expected a tokenizer of transformers, got {type(tokenizer).__name__}"
+            )
+        name = name or Path(model.name_or_path).name or str(model.config.model_type)
         if not tokenizer.is_fast:
             raise ValueError(f"{name}: a fast tokenizer is needed (character offsets)")
         self.model: PreTrainedModel = model.train(False).requires_grad_(False)
@@ -148,6 +160,19 @@ class LanguageModel:
             raise ValueError(f"{name}: the start token {start_token!r} is not in the vocabulary")
         if self.kind == "masked" and tokenizer.mask_token_id is None:
             raise ValueError(f"{name}: a masked LM needs a tokenizer with a mask token")
+        check_laws(self)
+
+    def sheet(self) -> Sheet:
+        """Its name, and what tells it from others."""
+        has = self.architecture
+        lines = [
+            ("family", f"{has.model_type} ({self.kind})"),
+            ("layers", f"{has.layers}, of {has.d_ff} neurons each"),
+            ("dtype", str(self.model.dtype).removeprefix("torch.")),
+            ("device", str(self.device)),
+            *([("start token", self.start_token)] if self.start_token else []),
+        ]
+        return Sheet(f"language model {self.name}", lines)
 
     @property
     def batch_size(self) -> int:

@@ -254,7 +254,7 @@ def _check_cache(lm: LanguageModel, trial: _Trial) -> None:
         return
     # Neither prompts nor what follows them are equally long, so that both are padded.
     cuts = ((trial.long, 5, _LONG), (trial.short, 2, _SHORT - 1))
-    trunks = Trunks(lm, [(row[:cut], 0) for row, cut, _ in cuts], lambda _rows: nullcontext())
+    trunks = Trunks(lm, [(row[:cut], None) for row, cut, _ in cuts], lambda _edits: nullcontext())
     rests = [(n, row[cut:stop]) for n, (row, cut, stop) in enumerate(cuts)]
     for n, found in enumerate(trunks.after(rests)):
         _, cut, stop = cuts[n]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.records.files import user_path
+from kn_sweeps.records.run_directory import CONFIG, SUMMARY
 
 RESULTS = Path("results")
 """Where a name alone is looked up."""
-_RUNS = ("launches/*", "*/config.yaml", "*/*/config.yaml", "*/summary.json", "*/*/summary.json")
+_RUNS = ("launches/*", *(f"{at}/{name}" for name in (CONFIG, SUMMARY) for at in ("*", "*/*")))
 """What tells of runs in a folder of a sweep, or of sweeps."""
 
 
@@ -66,7 +67,7 @@ def listed(folders: Sequence[Path]) -> str:
 
 def sweeps_in(folder: Path) -> list[str]:
     """The names of the sweeps right below a folder."""
-    found = {path.parent.parent.name for path in folder.glob("*/*/config.yaml")}
+    found = {path.parent.parent.name for path in folder.glob(f"*/*/{CONFIG}")}
     return sorted(found | {path.parent.name for path in folder.glob("*/launches")})
 
 

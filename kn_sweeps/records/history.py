@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HISTORY = "progress.jsonl"
+from kn_sweeps.records.run_directory import HISTORY
 
 
 @dataclass(frozen=True)

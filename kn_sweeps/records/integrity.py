@@ -1,9 +1,9 @@
 """Files that cannot be read back as they were written: noticed, named and moved aside.
 
-What is written is sealed: a JSON object holds the SHA-256 of itself, a file of tensors that of its
-tensors, and what lists other files holds theirs. So a flipped byte is noticed like a file cut
-short, and no number is ever read from either. A damaged file is renamed to `NAME.damaged`, where
-nothing looks for it, and what it held is computed again.
+What is written is sealed: a JSON object holds the SHA-256 of itself, a config that of its text in
+a comment, a file of tensors that of its tensors, and what lists other files holds theirs. So a
+flipped byte is noticed like a file cut short, and no number is ever read from either. A damaged
+file is renamed to `NAME.damaged`, where nothing looks for it, and what it held is computed again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SEAL = "sha256"
+_COMMENT = f"# {_SEAL}: "
 _SUFFIX = ".damaged"
 
 
@@ -104,6 +105,34 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed_text(path: Path, text: str) -> None:
+    """Write text atomically, its checksum in a comment on top (`# sha256: ...`)."""
+    write_text(path, f"{_COMMENT}{_digest_of_text(text)}\n{text}")
+
+
+def read_sealed_text(path: Path) -> str:
+    """Read text; one without a checksum on top, which other programs write, is taken as it is.
+
+    Raises:
+        DamagedError: If it is not what was written.
+        OSError: If it cannot be opened.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedError(path, f"it is no text ({error})") from error
+    if not text.startswith(_COMMENT):
+        return text
+    seal, _, rest = text.removeprefix(_COMMENT).partition("\n")
+    if seal != _digest_of_text(rest):
+        raise DamagedError(path, "its checksum is not that of its content")
+    return rest
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def checksum(path: Path) -> list[Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import logging
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from kn_sweeps.records.places import CHECKOUT, PACKAGE
+
+log = logging.getLogger(__name__)
 
 ROOT = CHECKOUT or PACKAGE
 """The project's own files: the checkout, or the installed package."""
@@ -92,6 +95,20 @@ def code(config: Mapping[str, Any]) -> dict[str, Any]:
         if place and not Path(place).resolve().is_relative_to(ROOT):
             others[name] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     return {**commit(), **({"dirty": True, "others": others} if others else {})}
+
+
+def joint_code(codes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By which code a run was computed whose chunks were computed by some.
+
+    Returns:
+        The last one's; `dirty`, whether any was; and `commits`, each of them once.
+    """
+    once = [one for n, one in enumerate(codes) if one not in codes[:n]]
+    if len(once) > 1:
+        shown = (f"{one['commit']}{' (changed)' if one['dirty'] else ''}" for one in once)
+        log.warning("this run was computed by more than one commit: %s", ", ".join(shown))
+    dirty = None if once[-1]["dirty"] is None else any(one["dirty"] for one in once)
+    return {**once[-1], "dirty": dirty, "commits": once}
 
 
 def _modules(node: Any) -> set[str]:

@@ -30,8 +30,8 @@ from typing import Any
 from kn_sweeps.progress.interruption import STOPPED, Interrupted
 from kn_sweeps.records.history import note_step
 from kn_sweeps.records.integrity import DamagedError, read_sealed, sealed, write_sealed
+from kn_sweeps.records.run_directory import STATUS
 
-STATUS = "status.json"
 LAUNCHES = "launches"
 """Folder of a sweep's launches, each named by its id."""
 FAILED = "failed"
@@ -132,20 +132,6 @@ def read_status(directory: Path) -> dict[str, Any]:
         return {}
     except DamagedError as error:  # the next process that takes up the run replaces it
         return {"damaged": str(error)}
-
-
-_kept = 0
-
-
-def kept() -> None:
-    """Note that something was saved that a process after this one goes on from."""
-    global _kept
-    _kept += 1
-
-
-def how_often_kept() -> int:
-    """How often this process saved something that the next one goes on from."""
-    return _kept
 
 
 def launch_id(sweep: Path, after: str = "") -> str:

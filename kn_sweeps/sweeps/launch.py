@@ -21,18 +21,22 @@ from kn_sweeps.records.integrity import unless_damaged
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import LAUNCHES
 from kn_sweeps.sweeps import slurm
-from kn_sweeps.sweeps.plan import LaunchConfig, Plan, plan
+from kn_sweeps.sweeps.plan import LaunchConfig, LaunchPlan, plan
 from kn_sweeps.sweeps.prefetch import prefetch
 from kn_sweeps.sweeps.processes import execute_in_processes
-from kn_sweeps.sweeps.record import Kind, Launch, launches, place_of, planning
+from kn_sweeps.sweeps.record import Launch, LauncherKind, launches, place_of, planning
 from kn_sweeps.sweeps.states import DONE, RUNNING, RunState, states
 from kn_sweeps.sweeps.submit import Local, Processes, Slurm, submit_detached
-from kn_sweeps.sweeps.task import Report, execute
+from kn_sweeps.sweeps.task import TaskReport, execute
 
 log = logging.getLogger(__name__)
 
 Launcher = Local | Processes | Slurm
-LAUNCHERS: dict[Kind, type[Launcher]] = {"local": Local, "processes": Processes, "slurm": Slurm}
+LAUNCHERS: dict[LauncherKind, type[Launcher]] = {
+    "local": Local,
+    "processes": Processes,
+    "slurm": Slurm,
+}
 _POLL_S = 5.0
 
 
@@ -177,7 +181,7 @@ def _capacity(launcher: Launcher, options: LaunchConfig) -> tuple[int | None, in
     return (launcher.processes if isinstance(launcher, Processes) else None), None
 
 
-def _frozen(planned: Plan, launcher: Launcher, options: LaunchConfig) -> Launch:
+def _frozen(planned: LaunchPlan, launcher: Launcher, options: LaunchConfig) -> Launch:
     (kind,) = (name for name, cls in LAUNCHERS.items() if isinstance(launcher, cls))
     how = (kind, asdict(launcher), asdict(options))
     again = [RunDirectory(planned.sweep / run.id) for run in planned.runs if run.config["rerun"]]
@@ -200,9 +204,9 @@ def _wait(started: Launch) -> None:
             log.warning("still waiting, though %s", error)
 
 
-def _outcome(started: Launch) -> Report:
+def _outcome(started: Launch) -> TaskReport:
     found = states(started.sweep, launches(started.sweep))
-    report = Report()
+    report = TaskReport()
     for task in started.tasks:
         for one in task:
             state = found[one.id]
@@ -213,7 +217,7 @@ def _outcome(started: Launch) -> Report:
     return report
 
 
-def _ended(planned: Plan, report: Report) -> list[Ended]:
+def _ended(planned: LaunchPlan, report: TaskReport) -> list[Ended]:
     """How every run was left; raises SweepFailedError if one failed."""
     names = {one.id: one.name for one in (*planned.rescored, *planned.runs)}
     ended = [Ended(planned.sweep / one.id, report.failed.get(one.id)) for one in planned.asked]

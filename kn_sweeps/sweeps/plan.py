@@ -12,13 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kn_sweeps.config import RunConfig, build, pinned, run_id, without_models
-from kn_sweeps.dashboards.reading import read_config
+from kn_sweeps.config import (
+    RunConfig,
+    build,
+    metric_hashes,
+    pinned,
+    run_id,
+    shown_otherwise,
+    without_models,
+)
 from kn_sweeps.models.checkpoints import Described
 from kn_sweeps.models.loading import Model
 from kn_sweeps.models.pretrained import UnreachableError
 from kn_sweeps.possible import refuse_impossible
-from kn_sweeps.records.results import metric_hashes, shown_otherwise
+from kn_sweeps.records.integrity import DamagedError
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import FAILED
 from kn_sweeps.sweeps.record import Array, PlannedRun, launches
@@ -76,7 +83,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """What a launch would do.
 
     Attributes:
@@ -137,7 +144,7 @@ def plan(
     *,
     at_once: int | None,
     max_array: int | None,
-) -> Plan:
+) -> LaunchPlan:
     """Decide what to do about some composed configs.
 
     Args:
@@ -173,14 +180,14 @@ def plan(
     rest = sorted((run for run in todo if run.id not in died), key=lambda run: run.id in again)
     size = options.runs_per_task or (-(-len(rest) // at_once) if at_once else len(rest))
     tasks = [*packed(rest, max(1, size), options.pack_by), *((run,) for run in alone)]
-    return Plan(
+    return LaunchPlan(
         sweep,
         tuple(runs),
         tuple(tasks),
         tuple(arrays(len(tasks), max_array, at_once or 1)) if max_array else (),
         tuple(skipped),
         tuple(rescored),
-        sum(RunDirectory(sweep / run.id).begun() for run in todo if not run.config["rerun"]),
+        sum(RunDirectory(sweep / run.id).chunks.any() for run in todo if not run.config["rerun"]),
     )
 
 
@@ -203,12 +210,12 @@ def _skip(
 
 
 def _shown_otherwise(sweep: Path, run: PlannedRun) -> bool:
-    """Whether a finished run is to have another tracker."""
+    """Whether a finished run is to have another tracker, or its config is to be written again."""
     try:
-        before = read_config(sweep / run.id)
-    except ValueError:
-        return False
-    return "tracker" in before and shown_otherwise(before, run.config)
+        before = RunDirectory(sweep / run.id).config()
+    except (DamagedError, FileNotFoundError):
+        return True
+    return shown_otherwise(before, run.config)
 
 
 def _lacks_metrics(sweep: Path, run: PlannedRun) -> bool:

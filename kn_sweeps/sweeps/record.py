@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,7 +26,9 @@ from kn_sweeps.records.files import held, holder, is_held, write_json, write_tex
 from kn_sweeps.records.integrity import DamagedError, read_sealed, sealed, unless_damaged
 from kn_sweeps.records.status import LAUNCHES, launch_id
 
-Kind = Literal["local", "processes", "slurm"]
+LauncherKind = Literal["local", "processes", "slurm"]
+
+_RECORD = "launch.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Launch:
     """
 
     folder: Path
-    kind: Kind
+    kind: LauncherKind
     settings: Mapping[str, Any]
     options: Mapping[str, Any]
     tasks: tuple[tuple[PlannedRun, ...], ...]
@@ -149,7 +151,7 @@ class Launch:
             "tasks": [[asdict(run) for run in task] for task in self.tasks],
         }
         # Not indented, and NaN stays what it is: the config is to come back as it was.
-        write_text(self.folder / "launch.json", json.dumps(sealed(facts)))
+        write_text(self.folder / _RECORD, json.dumps(sealed(facts)))
 
     def submitted(self, jobs: Sequence[str]) -> None:
         """Note the ids of what was submitted so far."""
@@ -159,7 +161,7 @@ class Launch:
     def new(
         cls,
         sweep: Path,
-        kind: Kind,
+        kind: LauncherKind,
         settings: Mapping[str, Any],
         options: Mapping[str, Any],
         tasks: Sequence[Sequence[PlannedRun]],
@@ -182,24 +184,31 @@ class Launch:
 
     @classmethod
     def read(cls, folder: Path) -> Launch:
-        """Read a record.
+        """Read a record; one that this process has read is not read again until it changes.
 
         Raises:
             DamagedError: If it is not what was written.
         """
-        path = folder / "launch.json"
-        facts = {"user": os.getuid()} | read_sealed(path)
-        try:
-            tasks = tuple(tuple(PlannedRun(**run) for run in task) for task in facts.pop("tasks"))
-            arrays = tuple(Array(**array) for array in facts.pop("arrays"))
-            return cls(folder=folder, tasks=tasks, arrays=arrays, **facts)
-        except (KeyError, TypeError) as error:
-            raise DamagedError(path, f"it is no launch's record ({error})") from error
+        about = (folder / _RECORD).stat()
+        return _read(folder, (about.st_ino, about.st_size, about.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _read(folder: Path, _stamp: tuple[int, int, int]) -> Launch:
+    """Read a record as it is at the time of a stamp."""
+    path = folder / _RECORD
+    facts = {"user": os.getuid()} | read_sealed(path)
+    try:
+        tasks = tuple(tuple(PlannedRun(**run) for run in task) for task in facts.pop("tasks"))
+        arrays = tuple(Array(**array) for array in facts.pop("arrays"))
+        return Launch(folder=folder, tasks=tasks, arrays=arrays, **facts)
+    except (KeyError, TypeError) as error:
+        raise DamagedError(path, f"it is no launch's record ({error})") from error
 
 
 def launches(sweep: Path) -> list[Launch]:
     """All launches of a sweep, oldest first; one whose record is damaged is left out."""
-    found = sorted((sweep.absolute() / LAUNCHES).glob("*/launch.json"))
+    found = sorted((sweep.absolute() / LAUNCHES).glob(f"*/{_RECORD}"))
     then = "what it launched is not known any more: launch it again"
     every = (unless_damaged(partial(Launch.read, path.parent), then) for path in found)
     return [one for one in every if one is not None]

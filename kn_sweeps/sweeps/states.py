@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.records.files import is_held
 from kn_sweeps.records.naming import headline
-from kn_sweeps.records.run_directory import RunDirectory
+from kn_sweeps.records.run_directory import RunDirectory, runs_in
 from kn_sweeps.records.status import FAILED, read_status
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.record import Launch, PlannedRun, forgotten, launches, place_of
@@ -128,28 +126,28 @@ def every_run(sweep: Path) -> dict[str, RunState]:
     found = states(sweep, known)
     # Those that were forgotten or replaced were launched too.
     launched = {run.id for launch in known for task in launch.tasks for run in task}
-    for path in sorted(sweep.glob("*/config.yaml")):
-        if path.parent.name not in launched and (one := _by_itself(path.parent)) is not None:
-            found[path.parent.name] = one
+    for run in runs_in(sweep):
+        if run.path.name not in launched and (one := _by_itself(run)) is not None:
+            found[run.path.name] = one
     return found
 
 
-def _by_itself(directory: Path) -> RunState | None:
+def _by_itself(directory: RunDirectory) -> RunState | None:
     """The state of a run that was begun without a launch; None if its config tells nothing."""
     try:
-        config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
-        run = PlannedRun(directory.name, headline(config), config)
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        config = directory.config()
+        run = PlannedRun(directory.path.name, headline(config), config)
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    own, status = RunDirectory(directory), read_status(directory)
+    status = read_status(directory.path)
     stated = str(status.get("state", LOST))
-    if (stated == RUNNING or "damaged" in status) and own.busy():
+    if (stated == RUNNING or "damaged" in status) and directory.busy():
         state = RUNNING
-    elif own.done():
+    elif directory.done():
         state = DONE
     else:
         state = LOST if stated in (RUNNING, DONE) else stated
-    launch = Launch.none(directory.parent, run)
+    launch = Launch.none(directory.path.parent, run)
     return RunState(run, state, launch, 0, status=status, died=stated == RUNNING and state == LOST)
 
 

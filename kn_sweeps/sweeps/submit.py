@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from kn_sweeps.records.places import CHECKOUT
 from kn_sweeps.sweeps.record import Launch
-from kn_sweeps.sweeps.task import Task
+from kn_sweeps.sweeps.task import NodeTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def submit(launch: Launch) -> None:
             slurm_array_parallelism=array.parallel,
             slurm_additional_parameters={**more, **settings.additional_parameters},
         )
-        tasks = [Task(str(launch.folder), array.first + n) for n in range(array.tasks)]
+        tasks = [NodeTask(str(launch.folder), array.first + n) for n in range(array.tasks)]
         try:
             submitted = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as e:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kn_sweeps.progress.interruption import STOPPED, Interrupted, check, listening
+from kn_sweeps.progress.saving import how_often_kept
 from kn_sweeps.records.files import about_files, held
 from kn_sweeps.records.provenance import commit
-from kn_sweeps.records.status import failed, how_often_kept, job_id, noted, read_status
+from kn_sweeps.records.status import failed, job_id, noted, read_status
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.record import Launch, PlannedRun
@@ -40,7 +41,7 @@ class TaskFailedError(Exception):
 
 
 @dataclass
-class Report:
+class TaskReport:
     """What became of some runs.
 
     Attributes:
@@ -51,14 +52,16 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
 
-    def __iadd__(self, other: Report) -> Report:
+    def __iadd__(self, other: TaskReport) -> TaskReport:
         """Add what became of others."""
         self.failed |= other.failed
         self.elsewhere += other.elsewhere
         return self
 
 
-def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None = None) -> Report:
+def execute(
+    runs: Sequence[PlannedRun], launch: str | None, step_s: float | None = None
+) -> TaskReport:
     """Do some runs, one after the other.
 
     Args:
@@ -70,7 +73,7 @@ def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None
         Interrupted: If the process is told to stop; what the current run has is kept.
     """
     if not runs:
-        return Report()
+        return TaskReport()
     from tqdm import tqdm
 
     from kn_sweeps.evaluation.regimes import STEP_S
@@ -79,7 +82,7 @@ def execute(runs: Sequence[PlannedRun], launch: str | None, step_s: float | None
     from kn_sweeps.run import run
 
     bound = min(STEP_S, step_s or STEP_S)
-    load, report = LastLoaded(), Report()
+    load, report = LastLoaded(), TaskReport()
     bar = tqdm(runs, unit="run", desc="sweep", disable=None if len(runs) > 1 else True)
     for one in bar:
         check()
@@ -132,7 +135,7 @@ def explained(error: BaseException) -> str:
 
 
 @dataclass(frozen=True)
-class Task:
+class NodeTask:
     """One task of a launch, as it is sent to a node.
 
     Attributes:
@@ -181,7 +184,7 @@ class Task:
             )
 
 
-def _executed(runs: Sequence[PlannedRun], launch: Launch) -> Report:
+def _executed(runs: Sequence[PlannedRun], launch: Launch) -> TaskReport:
     """Do the runs of a task; where not even that can begin, each of them says so."""
     try:
         os.chdir(launch.cwd)
@@ -189,7 +192,7 @@ def _executed(runs: Sequence[PlannedRun], launch: Launch) -> Report:
     except Exception as error:
         log.exception("the task could not begin")
         _note_failure(runs, launch.id, error, launch.sweep)
-        return Report(failed={one.id: explained(error) for one in runs})
+        return TaskReport(failed={one.id: explained(error) for one in runs})
 
 
 def _after(reason: str, runs: Sequence[PlannedRun], launch: Launch) -> None:
@@ -255,7 +258,7 @@ def main() -> None:
         if mine is None:
             sys.exit(f"error: another process is doing task {number} of {folder}")
         try:
-            Task(str(folder), number)()
+            NodeTask(str(folder), number)()
         except TaskFailedError as error:
             sys.exit(f"{type(error).__name__}: {error}")
 

@@ -27,7 +27,7 @@ SEED = 2024
 
 Method = Literal["one_prefix", "two_prefix"]
 Dependency = Literal["", "prefix", "clause"]
-Row = dict[str, str | int | bool]
+Line = dict[str, str | int | bool]
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Paradigm:
         """
         return self.rule(rng.choice(self.all_combos), rng, rng.random() < 0.5)
 
-    def row(self, pair: Pair, pair_id: int) -> Row:
+    def row(self, pair: Pair, pair_id: int) -> Line:
         """The pair in BLiMP's file format."""
-        row: Row = {"sentence_good": pair.good, "sentence_bad": pair.sentence(good=False)}
+        row: Line = {"sentence_good": pair.good, "sentence_bad": pair.sentence(good=False)}
         if self.method == "one_prefix":
             row["one_prefix_prefix"] = pair.before
             row["one_prefix_word_good"] = pair.combo.good

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.figures import main, to_latex
-from analysis.studies.layers import HEADLINES
+from kn_sweeps.metrics.forgetting import criteria
 from kn_sweeps.run import run
 from tests import forked
 from tests.test_config import composed
@@ -37,7 +37,7 @@ def test_headline_metrics_are_drawn_by_layer(sweep: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {f"layers_pararel_rome.{end}" for end in (*ENDINGS, "tex")}
     numbers = pd.read_csv(folder / "layers_pararel_rome.csv")
-    assert set(numbers["metric"]) == set(HEADLINES)
+    assert set(numbers["metric"]) == set(criteria())
     assert sorted(numbers["layer"].unique()) == [0, 1]
     assert set(numbers["model"]) == {"tiny_gpt2"}
 

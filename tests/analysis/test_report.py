@@ -21,10 +21,10 @@ from analysis.reporting import examples as examples_module
 from analysis.reporting import neurons as neurons_module
 from analysis.reporting import studies as studies_module
 from analysis.reporting.examples import verdicts
-from analysis.reporting.meanings import meaning
 from analysis.reporting.neurons import Located, heat_map
 from analysis.reporting.overview import duration
 from analysis.runs import finished_runs
+from kn_sweeps.metrics.catalogue import quantity
 from tests.analysis.reports import HOSTILE, KN, ROME, copied, embedded, made, many, poisoned
 
 
@@ -310,8 +310,8 @@ def test_scores_of_zero_make_an_empty_heat_map() -> None:
 
 def test_every_metric_of_a_run_has_a_meaning(sweep: Path) -> None:
     for path in sweep.glob("*/summary.json"):
-        assert all(meaning(name) for name in json.loads(path.read_text())["metrics"])
-    assert meaning("one_of_ones_own") == ""
+        assert all(quantity(name).meaning for name in json.loads(path.read_text())["metrics"])
+    assert quantity("one_of_ones_own").meaning == ""
 
 
 @pytest.mark.parametrize(

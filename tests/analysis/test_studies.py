@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from analysis.figures import BrokenStudyError, draw
+from analysis.figures import STYLE, BrokenStudyError, draw
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
@@ -21,6 +22,7 @@ from kn_sweeps.metrics.significance import paired_test
 from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.records.places import CONF
 from kn_sweeps.run import run
+from tests.analysis.overlaps import Unreadable, unreadable
 from tests.test_config import composed
 
 # What a preset's own settings would take too long for here.
@@ -91,6 +93,14 @@ def test_a_preset_runs_on_a_tiny_model_and_yields_its_figure(results: Path, pres
         for ending in (".png", ".pdf", ".svg", ".csv", ".tex"):
             assert path.with_suffix(ending).stat().st_size > 0
         assert not pd.read_csv(path.with_suffix(".csv")).empty
+
+
+@pytest.mark.parametrize("preset", OWN)
+def test_every_text_of_a_presets_figures_can_be_read(results: Path, preset: str) -> None:
+    runs = read_runs(_sweep(results, preset))
+    with matplotlib.style.context(STYLE):
+        for drawing in (one for study in STUDIES for one in study(runs)):
+            assert unreadable(drawing.figure) == Unreadable([], []), drawing.name
 
 
 def test_what_is_suppressed_is_measured_on_every_modifier(results: Path) -> None:

@@ -23,7 +23,6 @@ from kn_sweeps.cases import Query
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.laws import check_laws
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
@@ -58,9 +57,7 @@ def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
 def _single(lm: LanguageModel, dtype: torch.dtype) -> LanguageModel:
     """The same weights in another precision."""
     model = copy.deepcopy(lm.model).to(dtype)
-    single = LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
-    check_laws(single)
-    return single
+    return LanguageModel(model, lm.tokenizer, name=lm.name, revision=str(dtype))
 
 
 def _interrupted(lm: LanguageModel) -> None:

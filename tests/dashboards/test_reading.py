@@ -6,17 +6,18 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from kn_sweeps.dashboards.reading import read_config, read_published, state_of
+from kn_sweeps.dashboards.reading import read_published, state_of
 from kn_sweeps.records.files import held
 from kn_sweeps.records.history import note_step, read_history
 from kn_sweeps.records.naming import names
+from kn_sweeps.records.run_directory import RunDirectory
 from tests.dashboards.runs import config_of, tell, write_run
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = {"rate": 1e-05, "large": 2.5e20, "small": 0.1, "count": 3, "text": "1e-5x", "no": None}
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
-    assert read_config(tmp_path) == config
+    assert RunDirectory(tmp_path).config() == config
 
 
 def test_runs_of_one_headline_are_told_apart_by_the_settings_in_which_they_differ(

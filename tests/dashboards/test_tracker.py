@@ -14,7 +14,7 @@ import pytest
 
 import kn_sweeps.evaluation.steps as steps_module
 from kn_sweeps.dashboards import following
-from kn_sweeps.dashboards.reading import read_config
+from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
 from tests.dashboards.runs import assert_complete
 from tests.servers.wandb import WandbServer
@@ -108,9 +108,9 @@ def test_a_finished_run_goes_where_it_is_asked_to_now(tmp_path: Path) -> None:
     run(composed(*QUICK, place, "tracker=none"))
     outcome = run(composed(*QUICK, place, "tracker.project=elsewhere"))
     assert not outcome.computed
-    assert read_config(outcome.directory)["tracker"]["project"] == "elsewhere"
+    assert RunDirectory(outcome.directory).config()["tracker"]["project"] == "elsewhere"
     run(composed(*QUICK, place, "tracker=none"))
-    assert read_config(outcome.directory)["tracker"]["project"] == "elsewhere"
+    assert RunDirectory(outcome.directory).config()["tracker"]["project"] == "elsewhere"
 
 
 def test_following_costs_a_run_next_to_nothing(

@@ -9,7 +9,8 @@ import torch
 
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.edits import NeuronScale, RankOne
-from kn_sweeps.evaluation.evaluate import evaluate, scorable
+from kn_sweeps.evaluation.evaluate import evaluate
+from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.interventions import applied
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel

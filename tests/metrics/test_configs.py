@@ -5,13 +5,13 @@ import pkgutil
 from pathlib import Path
 
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import kn_sweeps.metrics
+from kn_sweeps.config import build
 
 CONF = Path(__file__).parents[2] / "conf" / "metric"
-SHARED = {"base", "answers", "significance"}
+SHARED = {"base", "answers", "significance", "bootstrap", "quantities", "catalogue"}
 FAMILIES = sorted({m.name for m in pkgutil.iter_modules(kn_sweeps.metrics.__path__)} - SHARED)
 
 
@@ -24,7 +24,9 @@ def test_a_config_builds_its_metric_with_the_defaults_of_the_code(name):
     path = CONF / f"{name}.yaml"
     config = OmegaConf.load(path)
     ours = OmegaConf.load(CONF.parent / "compat" / "ours.yaml")
-    metric = instantiate(OmegaConf.merge({"compat": ours, "metric": config}).metric)
+    whole = OmegaConf.load(CONF.parent / "config.yaml")
+    node = OmegaConf.merge({"compat": ours, "bootstrap": whole.bootstrap, "metric": config}).metric
+    metric = build(OmegaConf.to_container(node, resolve=True))
     assert path.read_text().startswith(f"# @package metric.{name}\n")
     assert type(metric).__module__ == f"kn_sweeps.metrics.{name}"
     assert metric == type(metric)()

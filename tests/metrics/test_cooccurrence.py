@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.cooccurrence import (
     CoOccurrence,
     permutation_p,
@@ -62,7 +63,7 @@ def test_how_frequent_a_determiner_is_does_not_count(row: Row) -> None:
         ]
         rows = [row(case=f"{n}") for n in range(len(pairs))]
         results = Results(pd.DataFrame(rows), measurements={"cooccurrence": pd.DataFrame(records)})
-        found = CoOccurrence(permutations=99, resamples=20)(results)
+        found = CoOccurrence(permutations=99, bootstrap=Bootstrap(resamples=20))(results)
         rejected += (found["cooccurrence_attribution_p"].value or 1) < 0.05
     assert rejected <= 6
 
@@ -89,7 +90,7 @@ def test_pairs_are_averaged_over_their_cases(row: Row) -> None:
         )
         rows.append(row(case=f"c{n}", pre_log_prob_old=0.0, post_log_prob_old=-float(count)))
     results = Results(pd.DataFrame(rows), measurements={"cooccurrence": pd.DataFrame(records)})
-    found = CoOccurrence(permutations=50, resamples=50)(results)
+    found = CoOccurrence(permutations=50, bootstrap=Bootstrap(resamples=50))(results)
     for what in ("attribution", "loss"):
         assert (found[f"cooccurrence_{what}"].value, found[f"cooccurrence_{what}"].n) == (1.0, 4)
     assert 0 < float(found["cooccurrence_loss_p"].value or 0) <= 1

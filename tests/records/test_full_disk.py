@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 from safetensors import SafetensorError
 
-from kn_sweeps.records import run_directory as store
+from kn_sweeps.records import chunks, run_directory
 from kn_sweeps.records import status as progress
 from kn_sweeps.records.files import about_files, write_atomically, write_json
+from kn_sweeps.records.run_log import RunLog
 from kn_sweeps.records.status import STATUS, reported
-from kn_sweeps.run import _RunLog, run
+from kn_sweeps.run import run
 from tests.test_config import composed
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -84,7 +85,7 @@ def test_a_status_that_cannot_be_told_is_removed(
 
 
 def test_a_log_on_a_full_disk_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    handler = _RunLog("/dev/full")
+    handler = RunLog("/dev/full")
     handler.handle(logging.makeLogRecord({"msg": "a line"}))
     handler.close()
     assert capfd.readouterr() == ("", "")
@@ -106,8 +107,9 @@ def test_the_same_command_finishes_what_a_full_disk_ended(
         filling(path, lambda at: write_json(at, value))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_atomically", filling)
-        patch.setattr(store, "write_json", filling_json)
+        for module in (chunks, run_directory):
+            patch.setattr(module, "write_atomically", filling)
+        patch.setattr(run_directory, "write_json", filling_json)
         with pytest.raises(OSError, match="No space left") as error:
             run(config)
     assert suffix in about_files(error.value)

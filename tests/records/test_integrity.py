@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -11,9 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from analysis import table
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.records.chunks import Chunks
+from kn_sweeps.records.configs import read_config, write_config
 from kn_sweeps.records.integrity import (
     DamagedError,
     load_tensors,
@@ -24,6 +30,7 @@ from kn_sweeps.records.integrity import (
 )
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
+from kn_sweeps.sweeps import record
 from kn_sweeps.sweeps.launch import launch
 from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.record import Launch, launches
@@ -98,7 +105,7 @@ def test_a_finished_run_that_is_damaged_is_named_and_computed_again(
     whole = run(config, load).directory
     expected = _rows(whole)
     names = [path.name for path in whole.iterdir() if path.suffix in (".parquet", ".safetensors")]
-    names += ["summary.json", "neurons.json", "contexts.json", "provenance.json", "status.json"]
+    names += ["summary.json", "neurons.json", "provenance.json", "status.json"]
     for name in names * 2:
         for how in DAMAGES:
             caplog.clear()
@@ -135,7 +142,7 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
     load = LastLoaded()
     config = {**config, "regime": regime}
     expected = _rows(run(config, load).directory)
-    original = RunDirectory.add_chunk
+    original = Chunks.add
     added: list[int] = []
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
@@ -144,14 +151,15 @@ def test_a_damaged_chunk_is_computed_again_and_no_other(
         if chunk == 1 and stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "add_chunk", stopping)
-    for n, name in enumerate(["json", "parquet", "edits", "safetensors"] * 3):
+    monkeypatch.setattr(Chunks, "add", stopping)
+    kinds = ("json", "parquet", "edits", "safetensors")
+    for n, (name, how) in enumerate(itertools.product(kinds, DAMAGES)):
         draw, stop = random.Random(n), True
         with pytest.raises(KeyboardInterrupt):
             run({**config, "sweep": f"cut{n}"}, load)
         (parts,) = (tmp_path / f"cut{n}").glob("*/parts")
         chosen = draw.randrange(2)
-        damage(parts / f"{chosen:06d}.{name}", DAMAGES[n % 2], draw)
+        damage(parts / f"{chosen:06d}.{name}", how, draw)
         stop = False
         added.clear()
         outcome = run({**config, "sweep": f"cut{n}"}, load)
@@ -177,6 +185,63 @@ def test_a_damaged_record_of_a_launch_blocks_nothing(
     path.write_text(json.dumps(sealed({"kind": "local"})))
     with pytest.raises(DamagedError, match="no launch's record"):
         Launch.read(path.parent)
+
+
+def test_a_record_of_a_launch_is_read_again_only_where_it_changed(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch([("", config)], Local(), LaunchConfig())
+    (first,) = launches(tmp_path / "s")
+    read: list[Path] = []
+    original = record.read_sealed
+    monkeypatch.setattr(record, "read_sealed", lambda path: read.append(path) or original(path))
+    for _ in range(3):
+        assert launches(tmp_path / "s") == [first]
+    assert read == []
+    dataclasses.replace(first, where="elsewhere").write()
+    assert [one.where for one in launches(tmp_path / "s") * 2] == ["elsewhere"] * 2
+    assert len(read) == 1
+
+
+def test_no_flipped_bit_of_a_config_is_read_and_anybody_can_read_it(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    value = {"a": [1, 2.5, None], "b": {"c": "déjà", "rate": 1e-05, "on": True, "text": "1e-5x"}}
+    path = tmp_path / "config.yaml"
+    write_config(path, value)
+    assert read_config(path) == value == OmegaConf.to_container(OmegaConf.load(path))
+    assert "rate: 1.0e-05" in path.read_text()
+    whole = path.read_bytes()
+    for _ in range(300):
+        path.write_bytes(draw.choice(DAMAGES)(whole, draw))
+        try:
+            found = read_config(path)
+        except DamagedError:
+            continue
+        assert found == value  # nothing but the words before the seal was hit
+    path.write_text("seed: 3\n")
+    assert read_config(path) == {"seed": 3}
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, lambda *_: b"", None])
+def test_a_damaged_config_of_a_finished_run_is_named_and_written_again(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, how: Any
+) -> None:
+    launch([("", config)], Local(), LaunchConfig())
+    (path,) = tmp_path.glob("s/*/config.yaml")
+    before, rows = path.read_bytes(), path.with_name("rows.parquet").stat()
+    if how is None:
+        path.unlink()
+    else:
+        path.write_bytes(how(before, random.Random(4)))
+        assert table.main([str(tmp_path / "s")]) == 1  # named there too, and the run is shown
+    launch([("", config)], Local(), LaunchConfig(dry_run=True))
+    launch([("", config)], Local(), LaunchConfig())
+    assert read_config(path) == RunDirectory(path.parent).config()
+    assert path.read_bytes() == before
+    assert path.with_name("rows.parquet").stat() == rows
+    if how is not None:
+        assert "config.yaml is damaged" in caplog.text
+        assert path.with_name("config.yaml.damaged").is_file()
 
 
 def test_a_damaged_status_is_said_and_hides_no_other(

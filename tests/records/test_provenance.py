@@ -14,6 +14,7 @@ import pytest
 import kn_sweeps.run as run_module
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.records import provenance
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.provenance import code, commit
 from kn_sweeps.run import run
 from tests.test_config import composed
@@ -110,7 +111,7 @@ def test_a_run_that_goes_on_under_another_commit_names_both(
 ) -> None:
     monkeypatch.setattr(regimes, "CHUNK", 1)
     config = composed(*QUICK, f"results_dir={tmp_path}", "sweep=s")
-    original = run_module.RunDirectory.add_chunk
+    original = Chunks.add
     now: dict[str, Any] = {"commit": "a" * 40, "dirty": True}
     monkeypatch.setattr(run_module, "code", lambda _: dict(now))
 
@@ -119,7 +120,7 @@ def test_a_run_that_goes_on_under_another_commit_names_both(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.RunDirectory, "add_chunk", stopping)
+        patch.setattr(Chunks, "add", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     now = {"commit": "b" * 40, "dirty": False}

@@ -422,9 +422,9 @@ def test_a_copy_of_the_project_runs_its_own_code_on_the_nodes(sweep: Sweep) -> N
     for name in ("kn_sweeps", "hydra_plugins", "conf", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "launch.py", copy)
-    config = copy / "kn_sweeps" / "config.py"
-    text = config.read_text()
-    config.write_text(re.sub(r"^SCHEMA_VERSION = .*$", "SCHEMA_VERSION = 1000", text, flags=re.M))
+    rows = copy / "kn_sweeps" / "row.py"
+    text = rows.read_text()
+    rows.write_text(re.sub(r"^SCHEMA_VERSION = .*$", "SCHEMA_VERSION = 1000", text, flags=re.M))
     command = sweep.command("+method.how=quick")
     command[1] = str(copy / "launch.py")
     environment = {k: v for k, v in sweep.environment().items() if k != "PYTHONPATH"}

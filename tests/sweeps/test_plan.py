@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kn_sweeps.records.status import STATUS
-from kn_sweeps.sweeps.plan import LaunchConfig, Plan, arrays, packed, plan
+from kn_sweeps.sweeps.plan import LaunchConfig, LaunchPlan, arrays, packed, plan
 from kn_sweeps.sweeps.record import Launch, PlannedRun, launches
 from kn_sweeps.sweeps.states import outlook, states
 from tests.models.folders import configure, folder
@@ -24,7 +24,7 @@ from tests.test_config import composed
 
 def planned(
     sweep: Path, *sets: tuple[str, ...], options: LaunchConfig | None = None, **how: Any
-) -> Plan:
+) -> LaunchPlan:
     place = (f"results_dir={sweep.parent}", f"sweep={sweep.name}", "tracker=none")
     configs = [(" ".join(one), composed(*place, *one)) for one in sets]
     how = {"at_once": None, "max_array": None} | how

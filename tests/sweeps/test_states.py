@@ -21,6 +21,7 @@ from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.records import files
 from kn_sweeps.records import status as progress
+from kn_sweeps.records.chunks import Chunks
 from kn_sweeps.records.files import LockError, held, holder, is_held, write_text
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import launch_id
@@ -107,7 +108,7 @@ def test_a_rerun_is_done_by_its_launch_and_goes_on_in_it(
     first = run(config, launch="20260101-000000-aaaaaa")
     assert first.computed
     assert not run(config, launch="20260101-000000-aaaaaa").computed
-    original = RunDirectory.add_chunk
+    original = Chunks.add
     added: list[int] = []
 
     def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
@@ -116,7 +117,7 @@ def test_a_rerun_is_done_by_its_launch_and_goes_on_in_it(
         if len(added) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "add_chunk", stopping)
+    monkeypatch.setattr(Chunks, "add", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config, launch="20260102-000000-aaaaaa")
     assert run(config, launch="20260102-000000-aaaaaa").computed
@@ -177,7 +178,7 @@ def test_what_fails_before_it_begins_has_failed_with_its_message(
     started = _launched(tmp_path / "s", [made])
     monkeypatch.setattr("kn_sweeps.run.build", lambda *_: exec("def ("))
     with pytest.raises(task.TaskFailedError):
-        task.Task(str(started.folder), 0)()
+        task.NodeTask(str(started.folder), 0)()
     found = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert {one.state for one in found} == {"failed"}
     assert all("SyntaxError" in one.status["error"] for one in found)
@@ -187,7 +188,7 @@ def test_what_fails_before_it_begins_has_failed_with_its_message(
     gone.folder.mkdir(parents=True)
     gone.write()
     with pytest.raises(task.TaskFailedError, match="2 of 2 runs failed"):
-        task.Task(str(gone.folder), 0)()
+        task.NodeTask(str(gone.folder), 0)()
     found = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert all("gone" in one.status["error"] for one in found)
 
@@ -233,7 +234,7 @@ def test_data_that_changed_in_the_meantime_is_said_and_the_new_run_takes_its_pla
     started = _launched(tmp_path / "s", [made])
     write("Italy")
     with pytest.raises(task.TaskFailedError, match="the data or the weights are not those of when"):
-        task.Task(str(started.folder), 0)()
+        task.NodeTask(str(started.folder), 0)()
     (one,) = states(tmp_path / "s", launches(tmp_path / "s")).values()
     assert (one.run.id, one.state) == (made[0].id, "failed")
     now = planned(tmp_path / "s", (*QUICK, *place)).runs
@@ -367,12 +368,8 @@ def test_a_limit_that_lets_nothing_finish_is_said_after_the_first_restart(
 
 
 def test_steps_grow_and_are_cut_where_they_would_take_too_long() -> None:
-    class Alone:
-        def group(self, case: int) -> int:
-            return case
-
     def cut(seconds_a_case: float) -> list[int]:
-        steps = Steps(Alone(), list(range(60)), "single", None, step_s=100)  # type: ignore[arg-type]
+        steps = Steps(str, list(range(60)), "single", None, step_s=100)  # type: ignore[arg-type]
         sizes: list[int] = []
         last = None
         while steps:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from kn_sweeps.commands import launch as cli
 from kn_sweeps.commands.console import ToldError
 from kn_sweeps.commands.launch import launch_composed
-from kn_sweeps.records.results import objective
+from kn_sweeps.records.summary import objective
 from kn_sweeps.sweeps import launch as launching
 from kn_sweeps.sweeps.launch import Ended
 from kn_sweeps.sweeps.plan import LaunchConfig

@@ -1,0 +1,94 @@
+"""What a finished run's summary says of the run, and what a sweeper reads off it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kn_sweeps.metrics.catalogue import headlines
+from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
+from kn_sweeps.mistakes import did_you_mean
+from kn_sweeps.records.naming import module_name
+from kn_sweeps.row import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from kn_sweeps.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+
+def identity(run_id: str, settings: RunConfig, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a table needs to tell a run from others."""
+    method = config["method"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "sweep": settings.sweep,
+        "model": settings.model.label,
+        "dataset": module_name(config["dataset"]),
+        "method": module_name(method),
+        "of": module_name(method["of"]) if "of" in method else None,
+        "intent": settings.method.intent,
+        "regime": settings.regime,
+        "seed": settings.seed,
+        "shard": settings.shard,
+    }
+
+
+def located_by_layer(
+    located: Sequence[Mapping[str, Any]], layers: int, dtype: str
+) -> dict[str, Any]:
+    """How many neurons were located in each layer; nothing where none were looked for.
+
+    What is not certified is said in the log.
+    """
+    if not located:
+        return {}
+    residuals, uncertified = certificates(located)
+    if uncertified:
+        log.warning(
+            "%.1f %% of %d attributed layers are not certified: their residual or estimated error "
+            "is above the tolerance or, with a fixed quadrature, not known; %d of them for the "
+            "rounding of %s alone (neurons.json lists them)",
+            100 * uncertified / len(residuals),
+            len(residuals),
+            rounded(located),
+            dtype,
+        )
+    return {"neurons_by_layer": layer_histogram(located, layers).tolist()}
+
+
+def headline_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """The metrics that people look for first, in one line."""
+    known = {name: metrics[name]["value"] for name in headlines(metrics)}
+    return ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
+
+
+def objective(summary: Mapping[str, Any], names: str | tuple[str, ...]) -> float | list[float]:
+    """What a sweeper is to make large or small.
+
+    Args:
+        summary: A finished run's.
+        names: A metric's name, its value's negative where a `-` stands before it; or several.
+
+    Raises:
+        ValueError: If the run has no such metric or it could not be judged.
+    """
+    if isinstance(names, str):
+        return _signed(summary, names)
+    return [_signed(summary, name) for name in names]
+
+
+def _signed(summary: Mapping[str, Any], given: str) -> float:
+    metrics = summary["metrics"]
+    name = given.strip().removeprefix("-")
+    if name not in metrics:
+        raise ValueError(
+            f"objective={given}: run {summary['run_id']} measured no such metric"
+            f"{did_you_mean(name, metrics)}; choose from {', '.join(metrics)}"
+        )
+    value = metrics[name]["value"]
+    if value is None:
+        raise ValueError(f"objective={given}: run {summary['run_id']} has nothing to judge it by")
+    return -float(value) if given.strip().startswith("-") else float(value)
