@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kn_sweeps.commands.launch import CONF, explain
+from kn_sweeps.commands.launch import explain
 from kn_sweeps.config import RunConfig, build, checked
 from kn_sweeps.methods.base import Method
 from kn_sweeps.methods.tuned import tuned
@@ -23,6 +23,7 @@ from kn_sweeps.mistakes import did_you_mean
 from kn_sweeps.models.pretrained import Pretrained, label_of
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.naming import module_name
+from kn_sweeps.records.places import CONF
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel

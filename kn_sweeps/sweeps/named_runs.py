@@ -50,9 +50,9 @@ def named_runs(
         with errors.of(name):
             for suffix, config in _shards(whole, shards):
                 light = without_models(config)
-                named = partial(_named, config["model"], light["model"], dry_run=dry_run)
+                named = partial(_named, config["model"], light.model, dry_run=dry_run)
                 node, model = _once(model_of, config["model"], named)
-                named = partial(_named, config["dataset"], light["dataset"], dry_run=dry_run)
+                named = partial(_named, config["dataset"], light.dataset, dry_run=dry_run)
                 data_node, data = _once(data_of, config["dataset"], named)
                 config = {**config, "model": node, "dataset": data_node}
                 identity = run_id(config, model, data)
