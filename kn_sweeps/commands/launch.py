@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     InterpolationResolutionError,
+    InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
@@ -67,7 +68,9 @@ def explain(error: BaseException) -> str | None:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
-        if isinstance(parent, DictConfig) and (told := untuned(parent._get_root(), place, CONF)):
+        if isinstance(parent, DictConfig) and (
+            told := untuned(parent._get_root(), str(place), CONF)
+        ):
             return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:
