@@ -35,7 +35,7 @@ def rows(folder: str | Path) -> pd.DataFrame:
         ValueError: If there is no finished run.
     """
     reading = analysis("runs")
-    found = []
+    found: list[pd.DataFrame] = []
     for run in reading.read_runs(_folder(folder)):
         table = run.results.rows
         named = reading.about(run)
@@ -43,7 +43,8 @@ def rows(folder: str | Path) -> pd.DataFrame:
             table.insert(place, name, named[name])
         table.insert(0, "run_id", run.summary["run_id"])
         found.append(table)
-    return pd.concat(found, ignore_index=True)
+    joined: pd.DataFrame = pd.concat(found, ignore_index=True)
+    return joined
 
 
 def _folder(name: str | Path) -> Path:
