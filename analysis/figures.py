@@ -1,4 +1,6 @@
-"""Figures of sweeps: `python -m analysis.figures SWEEP... [--latex] [--out DIR]`.
+"""Figures of sweeps.
+
+    kn-sweeps figures SWEEP... [--latex] [--out DIR]
 
 Each study (`analysis/studies/`) draws what the runs have the numbers for. A figure is written as
 PDF, SVG and PNG, with the numbers behind it as CSV, into
@@ -7,24 +9,22 @@ PDF, SVG and PNG, with the numbers behind it as CSV, into
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 import pandas as pd
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
 
-from analysis.runs import read_runs
-from analysis.studies import STUDIES
-from analysis.studies.drawing import Drawing
-from analysis.table import number, unevaluated
+from kn_sweeps.commands.console import Parser, command, say
 from kn_sweeps.records.files import user_path, write_atomically, write_text
-from kn_sweeps.records.folders import common, find_folders, listed, sweep_folder
+from kn_sweeps.records.folders import common, find_folders, listed
+
+from .runs import read_runs
+from .studies import STUDIES
+from .studies.drawing import Drawing
+from .table import number, unevaluated
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 NUMBERS = {"value", "low", "high"}
@@ -83,7 +83,7 @@ def draw(*sweeps: Path, out: Path | None = None, latex: bool = False) -> list[Pa
     if not figures:
         raise NothingToDrawError(
             f"nothing to draw in {listed(sweeps)}: no study has its numbers here. conf/experiment "
-            "has a preset for each (python launch.py experiment=localisation); docs/studies.md "
+            "has a preset for each (kn-sweeps launch experiment=localisation); docs/studies.md "
             "says what they need"
         )
     return figures
@@ -125,56 +125,24 @@ def _interval(value: float, low: float, high: float) -> str:
     return f"{number(value)}{spread}"
 
 
-class Draw(Callback):
-    """Draw when a sweep is over; a preset of `conf/experiment` asks for it."""
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Draw what the finished runs have the numbers for, once they are finished."""
-        sweep = sweep_folder(config.results_dir, config.sweep)
-        submitted = config.hydra.runtime.choices["hydra/launcher"] not in ("local", "processes")
-        if config.dry_run:
-            return
-        if submitted and not config.wait:
-            print(f"figures, when the runs are done: python -m analysis.figures {sweep}")
-        else:
-            _report([sweep])
-
-
-def _report(sweeps: Sequence[Path], *, out: Path | None = None, latex: bool = False) -> bool:
-    failure: ValueError | None = None
-    figures: list[Path] = []
-    try:
-        figures = draw(*sweeps, out=out, latex=latex)
-    except BrokenStudyError as error:
-        figures, failure = error.drawn, error
-    except NothingToDrawError as error:
-        failure = error
-    for path in figures:
-        print(f"figure: {path} (and .pdf, .svg, .csv)")
-    if failure is not None:
-        print(f"error: {failure}", file=sys.stderr)
-    return failure is None
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw the figures of some sweeps.
-
-    Returns:
-        0, or 1 after an error, which is printed.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.figures", description="Draw the figures of sweeps."
-    )
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the figures of some sweeps."""
+    parser = Parser.of("figures", __doc__, "python -m analysis.figures")
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="its name, or its folder")
     parser.add_argument("--out", type=user_path, help="where they go (default: SWEEP/figures)")
     parser.add_argument("--latex", action="store_true", help="write LaTeX tables too")
     args = parser.parse_args(arguments)
     try:
-        sweeps = find_folders(args.sweeps)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0 if _report(sweeps, out=args.out, latex=args.latex) else 1
+        _announced(draw(*find_folders(args.sweeps), out=args.out, latex=args.latex))
+    except BrokenStudyError as error:
+        _announced(error.drawn)
+        raise
+
+
+def _announced(figures: Sequence[Path]) -> None:
+    for path in figures:
+        say(f"figure: {path} (and .pdf, .svg, .csv)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The report of sweeps as one HTML file: `python -m analysis.report SWEEP...`.
+"""The report of sweeps as one HTML file.
+
+    kn-sweeps report SWEEP... [--out FILE]
 
 It opens from disk, without a network: overview, comparison, metric plots, the studies' figures,
 heat maps of neurons and an example browser.
@@ -6,15 +8,16 @@ heat maps of neurons and an example browser.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.reporting.page import page
-from analysis.runs import finished_runs
+from kn_sweeps.commands.console import Parser, command, say
 from kn_sweeps.records.files import about_files, user_path, write_text
 from kn_sweeps.records.folders import common, find_folders, listed
+
+from .reporting.page import page
+from .runs import finished_runs
 
 
 def write(sweeps: Sequence[Path], out: Path) -> None:
@@ -39,31 +42,22 @@ def write(sweeps: Sequence[Path], out: Path) -> None:
     write_text(out, html)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report of some sweeps.
-
-    Returns:
-        0, or 1 after an error, which is printed.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="Write the report of sweeps as HTML."
-    )
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the report of some sweeps."""
+    parser = Parser.of("report", __doc__, "python -m analysis.report")
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="its name, or its folder")
     parser.add_argument(
         "--out", type=user_path, help="the file to write (default: SWEEP/report.html)"
     )
     chosen = parser.parse_args(arguments)
+    sweeps = find_folders(chosen.sweeps)
+    out = chosen.out or common(sweeps) / "report.html"
     try:
-        sweeps = find_folders(chosen.sweeps)
-        write(sweeps, out := chosen.out or common(sweeps) / "report.html")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        write(sweeps, out)
     except OSError as error:
-        print(f"error: could not write the report: {about_files(error)}", file=sys.stderr)
-        return 1
-    print(f"report: {out}")
-    return 0
+        raise ValueError(f"could not write the report: {about_files(error)}") from error
+    say(f"report: {out}")
 
 
 if __name__ == "__main__":

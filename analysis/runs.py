@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.shards import joined_results
-from analysis.table import Found, Summary, find_runs, identity, identity_columns
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.records.folders import listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
+
+from .shards import joined_results
+from .table import Found, Summary, find_runs, identity, identity_columns
 
 GROUP = ("model", "source", "dataset")
 """What a run was done on; runs that agree in it are compared with each other."""

@@ -1,6 +1,6 @@
 """The comparison table: one row a finished run.
 
-    python -m analysis.table SWEEP... [--json] [--out DIR] [--metrics a,b,c]
+    kn-sweeps table SWEEP... [--json] [--out DIR] [--metrics a,b,c]
 
 SWEEP is its name, its folder, or a folder of sweeps such as results.
 The screen shows the headline metrics; table.md and table.csv hold them all.
@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.shards import joined
+from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.config import CANNOT_CHANGE_ROWS
 from kn_sweeps.metrics.catalogue import headlines, quantity
-from kn_sweeps.records.files import finite, user_path, write_text
+from kn_sweeps.records.files import about_files, finite, user_path, write_text
 from kn_sweeps.records.folders import common, find_folders, listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
+
+from .shards import joined
 
 Summary = dict[str, Any]
 
@@ -249,11 +251,11 @@ def show(summaries: Sequence[Summary], metrics: Sequence[str]) -> None:
     """Print the table: as wide as the terminal, or 120 columns where there is none."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     for index, block in enumerate(blocks(summaries, metrics, width)):
-        print(end="\n" if index else "")
+        say(end="\n" if index else "")
         widths = [max(map(len, column)) for column in _transposed(block)]
         for row in block:
             cells = (text.ljust(wide) for text, wide in zip(row, widths, strict=True))
-            print((" " * GAP).join(cells).rstrip())
+            say((" " * GAP).join(cells).rstrip())
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
@@ -311,15 +313,19 @@ def unevaluated(value: Any) -> Any:
     return f"'{value}" if risky and not is_number(value) else value
 
 
-def write_files(folder: Path, summaries: Sequence[Summary]) -> int:
-    """Write both tables; returns 1 where the folder cannot be written."""
+def write_files(folder: Path, summaries: Sequence[Summary]) -> None:
+    """Write both tables.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "table.md", markdown(summaries))
         write_text(folder / "table.csv", comma_separated(summaries))
     except OSError as error:
-        return _say(f"could not write the table to {folder}: {error}")
-    return _say(f"all metrics: {folder / 'table.md'}, {folder / 'table.csv'}", status=0)
+        raise ValueError(f"could not write the table to {folder}: {about_files(error)}") from error
+    remark(f"all metrics: {folder / 'table.md'}, {folder / 'table.csv'}")
 
 
 def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str]:
@@ -337,7 +343,7 @@ def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.table", description="One row a run.")
+    parser = Parser.of("table", __doc__, "python -m analysis.table")
     parser.add_argument(
         "sweeps", nargs="+", metavar="SWEEP", help="a sweep's name, its folder, or a folder of them"
     )
@@ -347,43 +353,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Show and write the table.
-
-    Returns:
-        0; 1 where there is nothing to show or a summary could not be read; 2 for a wrong argument.
-    """
+    """Show and write the table; 1 where a summary could not be read, though others could."""
     args = parse(arguments)
-    try:
-        folders = find_folders(args.sweeps)
-    except ValueError as error:
-        return _say(str(error), status=2)
+    folders = find_folders(args.sweeps)
     found = find_runs(*folders)
     for path, reason in found.broken.items():
-        _say(f"could not read {path}: {reason}")
+        remark(f"could not read {path}: {reason}")
     if not found.summaries:
-        _say(f"no finished runs below {listed(folders)}; {found.unfinished} unfinished")
         if args.json:
-            print("[]")
-        return 1
-    try:
-        metrics = chosen_metrics(args.metrics, found.summaries)
-    except ValueError as error:
-        return _say(str(error), status=2)
+            say("[]")
+        raise ValueError(f"no finished runs below {listed(folders)}; {found.unfinished} unfinished")
+    metrics = chosen_metrics(args.metrics, found.summaries)
     if args.json:
-        print(json.dumps(found.summaries, indent=2, allow_nan=False))
+        say(json.dumps(found.summaries, indent=2, allow_nan=False))
     else:
         show(found.summaries, metrics)
     if found.unfinished:
-        _say(f"not shown: {found.unfinished} unfinished")
-    return write_files(args.out or common(folders), found.summaries) or int(bool(found.broken))
-
-
-def _say(message: str, status: int = 1) -> int:
-    """Say something on standard error, for standard output carries the table alone."""
-    print(message, file=sys.stderr)
-    return status
+        remark(f"not shown: {found.unfinished} unfinished")
+    write_files(args.out or common(folders), found.summaries)
+    return int(bool(found.broken))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """The comparison of a sweep as a saved W&B workspace and report.
 
-    python -m analysis.wandb_report SWEEP [--entity NAME] [--project NAME] [--dry-run]
+    kn-sweeps wandb-report SWEEP [--entity NAME] [--project NAME] [--dry-run]
 
 The runs must be on W&B: `kn-sweeps sync SWEEP` brings them there. Every call makes a new
 workspace and a new report. --dry-run prints both as JSON; it needs no server and no entity.
@@ -15,17 +15,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.runs import provenance_of
-from analysis.table import find_runs
+from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.dashboards.tracker import WandB
 from kn_sweeps.records.folders import find_folder
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
+
+from .runs import provenance_of
+from .table import find_runs
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    from analysis.wandb_spec import Place
+    from .wandb_spec import Place
 
 UNNAMED = "ENTITY"
 """Stands for the team or user in a dry run that names none."""
@@ -49,7 +51,7 @@ def place_of(
     Raises:
         ValueError: If that is not one place, or there is no entity where it takes one.
     """
-    from analysis.wandb_spec import Place
+    from .wandb_spec import Place
 
     configs = {one.path: _config(one) for one in runs_below(folder) if one.done()}
     trackers = [config.get("tracker") or {} for config in configs.values()]
@@ -85,7 +87,7 @@ def save(workspace: ws.Workspace, report: wr.Report, place: Place) -> list[str]:
     """
     import wandb
 
-    from analysis.wandb_spec import grids
+    from .wandb_spec import grids
 
     project = f"{place.entity}/{place.project}"
     try:
@@ -108,11 +110,7 @@ def save(workspace: ws.Workspace, report: wr.Report, place: Place) -> list[str]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.wandb_report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser.of("wandb-report", __doc__, "python -m analysis.wandb_report")
     parser.add_argument("sweep", help="results/NAME or NAME")
     parser.add_argument("--entity", help="W&B team or user (default: the runs' tracker.entity)")
     parser.add_argument("--project", help="W&B project (default: the runs' tracker.project)")
@@ -120,43 +118,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Save the workspace and the report of one sweep.
-
-    Returns:
-        0; 1 with one message if it could not be done.
-    """
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Save the workspace and the report of one sweep."""
     args = parse(arguments)
     try:
-        from analysis import wandb_spec
+        from . import wandb_spec
     except ImportError as error:
         if not (error.name or "").startswith("wandb_workspaces"):
             raise
-        return _failed(INSTALL)
-    try:
-        folder = find_folder(args.sweep)
-        found = find_runs(folder)
-        for path, reason in found.broken.items():
-            print(f"could not read {path}: {reason}", file=sys.stderr)
-        if not found.summaries:
-            raise ValueError(f"no finished runs below {folder}; {found.unfinished} unfinished")
-        place = place_of(folder, args.entity, args.project, saved=not args.dry_run)
-        workspace = wandb_spec.workspace(found.summaries, place)
-        report = wandb_spec.report(found.summaries, _provenance(folder), place)
-        if args.dry_run:
-            print(wandb_spec.as_json(workspace, report))
-        else:
-            print("workspace: {}\nreport:    {}".format(*save(workspace, report, place)))
-    except ValueError as error:
-        return _failed(str(error))
+        raise ValueError(INSTALL) from error
+    folder = find_folder(args.sweep)
+    found = find_runs(folder)
+    for path, reason in found.broken.items():
+        remark(f"could not read {path}: {reason}")
+    if not found.summaries:
+        raise ValueError(f"no finished runs below {folder}; {found.unfinished} unfinished")
+    place = place_of(folder, args.entity, args.project, saved=not args.dry_run)
+    workspace = wandb_spec.workspace(found.summaries, place)
+    report = wandb_spec.report(found.summaries, _provenance(folder), place)
+    if args.dry_run:
+        say(wandb_spec.as_json(workspace, report))
+    else:
+        say("workspace: {}\nreport:    {}".format(*save(workspace, report, place)))
     if found.unfinished:
-        print(f"not in the report: {found.unfinished} unfinished", file=sys.stderr)
-    return 0
-
-
-def _failed(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 1
+        remark(f"not in the report: {found.unfinished} unfinished")
 
 
 def _config(run: RunDirectory) -> dict[str, Any]:
@@ -178,4 +164,4 @@ def _listed(names: set[str]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

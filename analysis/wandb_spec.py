@@ -18,7 +18,9 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 
-from analysis.table import (
+from kn_sweeps.metrics.catalogue import quantity
+
+from .table import (
     IDENTITY,
     Summary,
     blocks,
@@ -27,7 +29,6 @@ from analysis.table import (
     metric_names,
     one_line,
 )
-from kn_sweeps.metrics.catalogue import quantity
 
 INTENTS = {
     "replace": "Replace edits: the model should answer something new",

@@ -41,7 +41,8 @@ from benchmarks.measuring import (
 )
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.attribution.quadrature import FLOOR, Quadrature
-from kn_sweeps.data.blimp import Blimp, available_paradigms, read_paradigm
+from kn_sweeps.data.blimp import Blimp
+from kn_sweeps.data.paradigms import available_paradigms, read_paradigm
 from kn_sweeps.data.sources import Source
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded, UnscorableError

@@ -18,9 +18,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from benchmarks.measuring import official_data, table
-from kn_sweeps.commands.launch import CONF, split
+from kn_sweeps.commands.launch import split
 from kn_sweeps.edits import RankOne
 from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.records.places import CONF
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
 

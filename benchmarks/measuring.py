@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from kn_sweeps.commands.launch import CONF
 from kn_sweeps.config import build
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from kn_sweeps.records.places import CONF
 
 Result = TypeVar("Result")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

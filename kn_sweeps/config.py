@@ -139,22 +139,7 @@ def build(node: Mapping[str, Any], cls: type[Any] | None = None, at: str = "") -
     if target is not None:
         cls = _find_class(target, at)
     assert cls is not None
-    made = checked(values, cls, at)
-    try:
-        return cls(**made)
-    except TypeError as error:
-        missing = [
-            _join(at, name)
-            for name, field in _fields(cls).items()
-            if name not in made
-            and field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        ]
-        if not missing:
-            raise
-        raise ValueError(f"missing {', '.join(missing)}") from error
-    except ValueError as error:
-        raise ValueError(f"{at}: {error}" if at else str(error)) from error
+    return _made(cls, checked(values, cls, at), at)
 
 
 def checked(values: Mapping[str, Any], cls: type[Any], at: str = "") -> dict[str, Any]:
@@ -176,14 +161,36 @@ def checked(values: Mapping[str, Any], cls: type[Any], at: str = "") -> dict[str
     return {key: _convert(value, hints[key], _join(at, key)) for key, value in values.items()}
 
 
-def without_models(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of a `RunConfig` that take no model library, which takes seconds to import.
+def without_models(config: Mapping[str, Any]) -> RunConfig:
+    """A run but for its method and measurements, whose modules import the model libraries.
+
+    That takes seconds; all else is made and checked, and neither is looked at meanwhile.
 
     Raises:
         ValueError: As `build`.
     """
-    heavy = ("method", "measurement")
-    return checked({key: value for key, value in config.items() if key not in heavy}, RunConfig)
+    light = {key: value for key, value in config.items() if key not in ("method", "measurement")}
+    made: RunConfig = _made(RunConfig, {**checked(light, RunConfig), "method": None})
+    return made
+
+
+def _made(cls: type[Any], made: Mapping[str, Any], at: str = "") -> Any:
+    """A dataclass of fields that are checked."""
+    try:
+        return cls(**made)
+    except TypeError as error:
+        missing = [
+            _join(at, name)
+            for name, field in _fields(cls).items()
+            if name not in made
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ]
+        if not missing:
+            raise
+        raise ValueError(f"missing {', '.join(missing)}") from error
+    except ValueError as error:
+        raise ValueError(f"{at}: {error}" if at else str(error)) from error
 
 
 def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:

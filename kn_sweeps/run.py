@@ -97,8 +97,8 @@ def run(
     with directory.opened(), logged_to(directory.log_path):
         if rerun:
             directory.start_over(since)
-        fresh = rerun and since is None
-        if not fresh and directory.done(since) and directory.whole(thorough=True):
+        again = rerun and since is None
+        if not again and directory.done(since) and directory.whole(thorough=True):
             return _rescored(job)
         log.info("run %s: %s", job.id, asked_for(job.config, name))
         with reported(directory.path, job.by["launch"]) as progress, shown(progress.within):
@@ -111,7 +111,6 @@ def run(
 def _job(config: Mapping[str, Any], launch: str | None, step_s: float) -> Job:
     """What a run is, which takes its config, the weights and the data."""
     settings: RunConfig = build(config, RunConfig)
-    by: dict[str, Any] = {"code": code(config)}
     model_node, model = pinned(config["model"], settings.model)
     dataset_node, dataset = pinned(config["dataset"], settings.dataset)
     config = {**config, "model": model_node, "dataset": dataset_node}
@@ -128,7 +127,7 @@ def _job(config: Mapping[str, Any], launch: str | None, step_s: float) -> Job:
         weights=weights,
         data=data,
         directory=RunDirectory(sweep / own),
-        by={**by, "launch": launch or launch_id(sweep)},
+        by={"code": code(config), "launch": launch or launch_id(sweep)},
         step_s=step_s,
     )
 
@@ -201,14 +200,13 @@ def _failed(job: Job, chunks: int, cases: int) -> int:
         ValueError: If none could.
     """
     failed = job.directory.chunks.failed(chunks)
-    if not failed:
-        return 0
-    example = next(iter(failed.values()))
+    example = next(iter(failed.values()), "")
     if len(failed) == cases:
         job.directory.chunks.forget()
         job.told(0, cases)
         raise ValueError(f"no case could be edited: {example}")
-    log.warning("%d of %d cases could not be edited, such as: %s", len(failed), cases, example)
+    if failed:
+        log.warning("%d of %d cases could not be edited, such as: %s", len(failed), cases, example)
     return len(failed)
 
 
@@ -229,11 +227,10 @@ def _rescored(job: Job) -> Outcome:
         before["tracker"] = config["tracker"]
     if new:
         metrics = measured([settings.metric[name] for name in new], directory.results())
-        summary["metrics"] |= metrics
-        summary["metric_configs"] |= wanted
+        summary["metrics"], summary["metric_configs"] = summary["metrics"] | metrics, known | wanted
         # Metrics may be those of other code than the rows: provenance.json is that of the rows.
-        scored_by = dict.fromkeys(metrics, job.by["code"])
-        summary["scored_by"] = summary.get("scored_by", {}) | scored_by
+        by = dict.fromkeys(metrics, job.by["code"])
+        summary["scored_by"] = summary.get("scored_by", {}) | by
         before["metric"] = {**before.get("metric", {}), **config["metric"]}
     if before != there:
         directory.write_config(before)

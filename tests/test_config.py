@@ -11,8 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from kn_sweeps.commands.launch import CONF, split
+from kn_sweeps.commands.launch import split
 from kn_sweeps.config import RunConfig, build, run_id
+from kn_sweeps.records.places import CONF
 from kn_sweeps.sweeps.launch import LAUNCHERS
 
 GROUPS = {

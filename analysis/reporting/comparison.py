@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.reporting.overview import commit, date
-from analysis.runs import Run
-from analysis.table import identity, identity_columns, is_number, metric_names, number
 from kn_sweeps.metrics.catalogue import headlines, quantity
+
+from ..runs import Run
+from ..table import identity, identity_columns, is_number, metric_names, number
+from .overview import commit, date
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")
 """Columns beside the identity that a reader can ask for."""

@@ -10,10 +10,11 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from analysis.runs import Run
 from kn_sweeps.cases import RESIDUE, REVERSED, Intent, ProbeKind
 from kn_sweeps.metrics.answers import succeeded
 from kn_sweeps.metrics.locality import unchanged
+
+from ..runs import Run
 
 CASES = 200
 """Most cases of a page."""

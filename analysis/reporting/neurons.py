@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from analysis.runs import Run
 from kn_sweeps.records.run_directory import RunDirectory
+
+from ..runs import Run
 
 COLUMNS = 128
 """Most columns of a heat map; neighbours share one where a layer has more neurons."""

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from analysis.runs import Run
-from analysis.table import Found, identity
 from kn_sweeps.records.run_directory import runs_below
 from kn_sweeps.records.status import read_status
 from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
+
+from ..runs import Run
+from ..table import Found, identity
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""

@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.reporting.comparison import comparison
-from analysis.reporting.examples import examples
-from analysis.reporting.neurons import heat_maps
-from analysis.reporting.overview import overview
-from analysis.reporting.studies import studies
-from analysis.runs import Run
-from analysis.table import Found
+from ..runs import Run
+from ..table import Found
+from .comparison import comparison
+from .examples import examples
+from .neurons import heat_maps
+from .overview import overview
+from .studies import studies
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("dom", "comparison", "intervals", "heatmaps", "readings", "examples", "start")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.figures import BrokenStudyError, NothingToDrawError, draw
+from ..figures import BrokenStudyError, NothingToDrawError, draw
 
 LARGEST_SVG = 400_000
 """Bytes from which a figure is embedded as PNG: a vector heat map can take megabytes."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from analysis.runs import Run
-from analysis.studies import (
+from ..runs import Run
+from . import (
     categorical,
     causal_tracing,
     cooccurrence,
@@ -17,7 +17,7 @@ from analysis.studies import (
     rome_syntax,
     suppress_number_neuron,
 )
-from analysis.studies.drawing import Drawing
+from .drawing import Drawing
 
 Study = Callable[[Sequence[Run]], Iterator[Drawing]]
 

@@ -9,9 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, of_source
-from analysis.runs import about as named
-from analysis.studies.drawing import (
+from kn_sweeps.cases import ProbeKind
+from kn_sweeps.metrics.answers import answered
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.bootstrap import Bootstrap, Estimate
+
+from ..runs import Run, of_source
+from ..runs import about as named
+from .drawing import (
     PAGE,
     Drawing,
     alone,
@@ -23,10 +28,6 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
-from kn_sweeps.cases import ProbeKind
-from kn_sweeps.metrics.answers import answered
-from kn_sweeps.metrics.base import Results
-from kn_sweeps.metrics.bootstrap import Bootstrap, Estimate
 
 MEASURES = {
     "change": "relative change\nof P(old)",

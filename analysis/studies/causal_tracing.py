@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import PAGE, Drawing, by_setting, dataset_name, heat
 from kn_sweeps.cases import COMPONENTS, ROLES
 from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.tracing import NAME
+
+from ..runs import Run, about
+from .drawing import PAGE, Drawing, by_setting, dataset_name, heat
 
 TITLES = {"state": "one state", "mlp": "MLPs in a window", "attention": "attentions in a window"}
 

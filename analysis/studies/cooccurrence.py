@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import COLOURS, PAGE, Drawing, alone, by_model, legend, method_order
 from kn_sweeps.metrics.cooccurrence import NAME, CoOccurrence, pairs
+
+from ..runs import Run, about
+from .drawing import COLOURS, PAGE, Drawing, alone, by_model, legend, method_order
 
 AXES = {
     "attribution": "attribution of the edited neurons",

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import (
+from kn_sweeps.metrics.quantities import SHARE
+
+from ..runs import Run, about
+from .drawing import (
     COLUMN,
     Drawing,
     alone,
@@ -20,7 +22,6 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
-from kn_sweeps.metrics.quantities import SHARE
 
 SYMMETRY = {
     "reliability": "reliability",

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run
-from analysis.studies.drawing import PAGE, Drawing, by_setting, heat
 from kn_sweeps.data.determiners import DETERMINERS
+
+from ..runs import Run
+from .drawing import PAGE, Drawing, by_setting, heat
 
 MOST = 24
 """Neurons drawn at most."""

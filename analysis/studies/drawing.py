@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
-from analysis.runs import Run
+from ..runs import Run
 
 COLUMN, PAGE = 3.3, 6.9
 """Widths of a column and of both of a two-column paper, in inches."""

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import (
+from kn_sweeps.metrics.bootstrap import Bootstrap
+from kn_sweeps.metrics.locality import unchanged
+
+from ..runs import Run, about
+from .drawing import (
     PAGE,
     Drawing,
     alone,
@@ -19,8 +22,6 @@ from analysis.studies.drawing import (
     heat,
     method_order,
 )
-from kn_sweeps.metrics.bootstrap import Bootstrap
-from kn_sweeps.metrics.locality import unchanged
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run
-from analysis.studies.drawing import COLOURS, MARKERS, Drawing, legend
 from kn_sweeps.metrics.forgetting import criteria
 from kn_sweeps.metrics.quantities import SHARE
+
+from ..runs import Run
+from .drawing import COLOURS, MARKERS, Drawing, legend
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:

@@ -9,8 +9,17 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import (
+from kn_sweeps.metrics.bootstrap import Bootstrap, FloatArray
+from kn_sweeps.metrics.localisation import (
+    layer_histogram,
+    mixed_r_squared,
+    null_r_squared,
+    r_squared,
+)
+from kn_sweeps.metrics.significance import holm
+
+from ..runs import Run, about
+from .drawing import (
     COLOURS,
     GREY,
     PAGE,
@@ -20,14 +29,6 @@ from analysis.studies.drawing import (
     legend,
     named_rows,
 )
-from kn_sweeps.metrics.bootstrap import Bootstrap, FloatArray
-from kn_sweeps.metrics.localisation import (
-    layer_histogram,
-    mixed_r_squared,
-    null_r_squared,
-    r_squared,
-)
-from kn_sweeps.metrics.significance import holm
 
 FEWEST = 3
 """Sources that make a comparison."""

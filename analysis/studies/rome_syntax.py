@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, by_source
-from analysis.studies.drawing import (
+from kn_sweeps.metrics.forgetting import CRITERIA, criteria
+from kn_sweeps.metrics.quantities import SHARE
+
+from ..runs import Run, by_source
+from .drawing import (
     PAGE,
     Drawing,
     alone,
@@ -20,8 +23,6 @@ from analysis.studies.drawing import (
     method_order,
     named_rows,
 )
-from kn_sweeps.metrics.forgetting import CRITERIA, criteria
-from kn_sweeps.metrics.quantities import SHARE
 
 
 def study(runs: Sequence[Run]) -> Iterator[Drawing]:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.runs import Run, about
-from analysis.studies.drawing import COLOURS, GREY, PAGE, Drawing, alone, by_model, dots, legend
 from kn_sweeps.data.determiners import MODIFIERS
 from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.metrics.significance import holm, paired_test
+
+from ..runs import Run, about
+from .drawing import COLOURS, GREY, PAGE, Drawing, alone, by_model, dots, legend
 
 LEVEL = 0.05
 

@@ -256,8 +256,8 @@ class Restoring:
         """The answer's probability, read at places that are those of `cells` copies of the rows."""
         tokens = [token for row in self._rows for token in row.tokens] * cells
         read = hidden[[n for n, _ in places], [at for _, at in places]]
-        # Effects are differences of probabilities that are often nearly equal: they are summed and
-        # subtracted in double precision, so that only the model's own rounding is in them.
+        # Effects are differences of nearly equal probabilities: from here on in double precision,
+        # so that no more than the model's own rounding is in them.
         gold = self._lm.predicted(read)[range(len(tokens)), tokens].double()
         return gold.reshape(cells, -1).sum(1).exp().cpu()
 

@@ -1,1 +1,19 @@
-"""What people type; each module is one command."""
+"""What people type; each module is one command, but for `console`, `overview` and `figures`."""
+
+COMMANDS = {
+    "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",
+    "status": "how a sweep is doing; cancel, retry, logs, forget",
+    "table": "compare finished runs",
+    "report": "all of a sweep as one HTML file",
+    "figures": "the figures of the studies",
+    "sync": "bring runs to Weights & Biases, or up to date there",
+    "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
+    "export": "one edited model as a checkpoint",
+    "prefetch": "fetch what runs need, for nodes without internet",
+    "cache": "what is cached, and clearing it",
+    "completion": "print what makes bash, zsh or fish complete all this",
+}
+"""What each module of `commands` and each main module of `analysis` does, in one line."""
+
+OF_ANALYSIS = ("table", "report", "figures", "wandb-report")
+"""Those whose modules lie in `analysis`."""

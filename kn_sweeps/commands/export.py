@@ -9,17 +9,12 @@ scored, alone, in its batch, or after all edits of a sequence so far.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
-
-from kn_sweeps.config import RunConfig, build
-from kn_sweeps.evaluation.regimes import in_effect
-from kn_sweeps.interventions import merge
+from kn_sweeps.commands.console import Parser, command, say
 from kn_sweeps.records.files import user_path, write_json
 from kn_sweeps.records.run_directory import RunDirectory
 
@@ -31,6 +26,12 @@ def export(run_directory: Path, case: str, out: Path) -> None:
         ValueError: If the run is not finished or did not keep its edits, the case is not one of
             its own or could not be edited, the model is another one by now, or `out` has files.
     """
+    import torch  # slow, and no mistake on the command line needs it
+
+    from kn_sweeps.config import RunConfig, build
+    from kn_sweeps.evaluation.regimes import in_effect
+    from kn_sweeps.interventions import merge
+
     directory = RunDirectory(run_directory)
     if not directory.done():
         raise ValueError(f"{run_directory} is not the folder of a finished run")
@@ -60,23 +61,17 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     write_json(out / "edit.json", about)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export one case's model."""
-    parser = argparse.ArgumentParser(
-        prog="kn-sweeps export",
-        description="Write an edited model as a checkpoint.",
-    )
+    parser = Parser.of("export", __doc__)
     parser.add_argument("run", type=user_path, help="a finished run's folder, results/SWEEP/RUN")
     parser.add_argument("case", help="a case's id, as in the column `case` of rows.parquet")
     parser.add_argument("out", type=user_path, help="a new folder")
     chosen = parser.parse_args(arguments)
-    try:
-        export(chosen.run, chosen.case, chosen.out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    print(f"{chosen.out}: the model of {chosen.run.name} after case {chosen.case}")
+    export(chosen.run, chosen.case, chosen.out)
+    say(f"{chosen.out}: the model of {chosen.run.name} after case {chosen.case}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

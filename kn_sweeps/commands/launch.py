@@ -12,10 +12,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from signal import SIGINT, SIGTERM
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
@@ -29,10 +27,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from kn_sweeps.commands.console import ToldError, called, command, explained, in_words
 from kn_sweeps.methods.tuned import untuned
 from kn_sweeps.mistakes import did_you_mean
-from kn_sweeps.progress.interruption import Interrupted, listening
-from kn_sweeps.records.files import about_files, user_path
+from kn_sweeps.progress.interruption import listening
+from kn_sweeps.records.files import user_path
+from kn_sweeps.records.places import CONF, find_in_checkout
 from kn_sweeps.records.provenance import commit
 from kn_sweeps.sweeps.record import LauncherKind
 
@@ -41,15 +41,61 @@ if TYPE_CHECKING:
     from kn_sweeps.sweeps.plan import LaunchConfig
 
 log = logging.getLogger("kn_sweeps")
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_OTHERWISE = {"launch": "python launch.py", "table": "python -m analysis.table"}
+# For the help text of conf/config.yaml, which names commands as they were called.
+OmegaConf.register_new_resolver("called", lambda one: called(one, _OTHERWISE[one]), replace=True)
 _RESOLVING = "ValueError raised while resolving interpolation: "
 
 Value = float | list[float] | str
 """What a run returns to Hydra: its objective, or its directory where none is asked for."""
 
 
-class RunFailed(HydraException):
-    """A failure that was put into words and told."""
+def explain(error: BaseException) -> str | None:
+    """The message of a mistake; of a config's with the valid choices where one was mistyped."""
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return in_words(error)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    message = str(error).strip()
+    if isinstance(cause, InterpolationToMissingValueError):
+        wanted = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
+        return f"{wanted} has no value yet (it is ???): say {wanted}=VALUE"
+    if isinstance(cause, InterpolationResolutionError):
+        # What a resolver of ours refused it said in a sentence.
+        message = message.split("\n")[0].removeprefix(_RESOLVING)
+    parent = getattr(cause, "parent_node", None)
+    key = getattr(cause, "key", None)
+    place = getattr(cause, "full_key", None) or key
+    if isinstance(cause, MissingMandatoryValue):
+        if isinstance(parent, DictConfig) and (
+            told := untuned(parent._get_root(), str(place), CONF)
+        ):
+            return told
+        return f"{place} has no value yet (it is ???): say {place}=VALUE"
+    if isinstance(parent, Mapping) and key is not None and key not in parent:
+        keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
+        return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
+    if (folder := re.search(r"Could not (?:find|load) 'model/(\S*/\S*)'", message)) is not None:
+        return f"model={folder[1]} names no preset; of a folder say model=checkpoint model.name=DIR"
+    if (given := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
+        group, name = given.groups()
+        choices = _choices(group, message)
+        near = did_you_mean(name, choices)
+        return f"unknown {group} {name!r}{near}; choose from {', '.join(choices)}"
+    return message
+
+
+def _choices(group: str, message: str) -> list[str]:
+    """The configs of a group: Hydra lists them, those of --config-dir too."""
+    there = re.findall(r"^\t(\S+)$", message, re.MULTILINE)
+    if there and not group.startswith("hydra/"):
+        return sorted(there)
+    # Of its own groups it also lists what this project does not use.
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+_explained = partial(explained, explain, lambda text: log.error("error: %s", text))
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -58,7 +104,7 @@ def _launch(config: DictConfig) -> Value:
     try:
         with _explained():
             return _one(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    except RunFailed:
+    except ToldError:
         sys.exit(1)  # an exception would make Hydra say that there was one
 
 
@@ -77,7 +123,7 @@ def _one(resolved: Any) -> Value:
     if launcher != "local" or options.shards > 1:
         raise ValueError(
             f"{'shards' if options.shards > 1 else f'hydra/launcher={launcher}'} takes effect "
-            "with -m: python launch.py -m ..."
+            f"with -m: {called('launch', _OTHERWISE['launch'])} -m ..."
         )
     without_models(own)  # a mistake is told before the model libraries are imported
     from kn_sweeps.run import run
@@ -102,7 +148,7 @@ def launch_composed(
     kind: LauncherKind | Literal["prefetch"],
     settings: Mapping[str, Any],
     sweeper: str | None = None,
-) -> list[Value | RunFailed]:
+) -> list[Value | ToldError]:
     """Launch the runs of a sweep; a failure is reported at once.
 
     Args:
@@ -115,7 +161,7 @@ def launch_composed(
         What every run returns, or that it failed.
 
     Raises:
-        RunFailed: If something fails that a message can explain and that is no run's own failure.
+        ToldError: If something fails that a message can explain and that is no run's own failure.
         SystemExit: Where such a sweeper gets no results because none are made.
     """
     from kn_sweeps.config import build
@@ -162,23 +208,23 @@ def _with_results(options: LaunchConfig, sweeper: str) -> LaunchConfig:
     return dataclasses.replace(options, wait=True)
 
 
-def _returned(ended: Ended, options: LaunchConfig) -> Value | RunFailed:
+def _returned(ended: Ended, options: LaunchConfig) -> Value | ToldError:
     """What a run returns; what could not be is told."""
     from kn_sweeps.records.run_directory import RunDirectory
     from kn_sweeps.records.summary import objective
 
     if ended.error is not None:
-        return RunFailed(f"run {ended.directory.name} failed")
+        return ToldError(f"run {ended.directory.name} failed")
     if options.objective is None:
         return str(ended.directory)
     directory = RunDirectory(ended.directory)
     if not directory.done():
-        return RunFailed(f"run {ended.directory.name} is not finished")
+        return ToldError(f"run {ended.directory.name} is not finished")
     try:
         with _explained():
             return objective(directory.summary(), options.objective)
-    except RunFailed:
-        return RunFailed(f"run {ended.directory.name} does not have the objective")
+    except ToldError:
+        return ToldError(f"run {ended.directory.name} does not have the objective")
 
 
 def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
@@ -194,75 +240,19 @@ def split(config: Mapping[str, Any]) -> tuple[LaunchConfig, dict[str, Any]]:
     return options, at_home({k: v for k, v in config.items() if k not in left})
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Report what a message can explain."""
-    try:
-        yield
-    except OmegaConfBaseException as error:
-        log.error("error: %s", explain(error))
-        raise RunFailed(str(error)) from error
-    except (ValueError, OSError) as error:
-        message = about_files(error) if isinstance(error, OSError) else str(error)
-        log.error("error: %s", message)
-        raise RunFailed(message) from error
-
-
-def main() -> None:
-    """Run the command line; exit with 1 after a failure."""
-    commit()  # that of the code this process runs, whatever becomes of the files from here on
-    # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with _explained():
-            sys.argv[1:] = [_at_home(one) for one in sys.argv[1:]]
-        with listening():
-            _launch()
-    except RunFailed:
-        sys.exit(1)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        print(f"error: {about_files(error)}", file=sys.stderr)
-        sys.exit(1)
-    except (KeyboardInterrupt, Interrupted) as error:
-        print("interrupted; the same command continues", file=sys.stderr)
-        sys.exit(128 + (SIGTERM if isinstance(error, Interrupted) else SIGINT))
-
-
 def _at_home(argument: str) -> str:
     """An override with `~` spelled out, which Hydra's grammar does not take; config files can."""
     return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
-def explain(error: BaseException) -> str:
-    """The message of a config error, with the valid choices where one was mistyped."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OmegaConfBaseException):
-        cause = cause.__cause__
-    message = str(error).strip()
-    if isinstance(cause, InterpolationToMissingValueError):
-        wanted = str(cause).split("\n")[0].rsplit(" ", 1)[-1]
-        return f"{wanted} has no value yet (it is ???): say {wanted}=VALUE"
-    if isinstance(cause, InterpolationResolutionError):
-        # What a resolver of ours refused it said in a sentence.
-        message = message.split("\n")[0].removeprefix(_RESOLVING)
-    parent = getattr(cause, "parent_node", None)
-    key = getattr(cause, "key", None)
-    place = getattr(cause, "full_key", None) or key
-    if isinstance(cause, MissingMandatoryValue):
-        told = untuned(parent._get_root(), str(place), CONF) if parent is not None else None
-        if told is not None:
-            return told
-        return f"{place} has no value yet (it is ???): say {place}=VALUE"
-    if isinstance(parent, Mapping) and key is not None and key not in parent:
-        keys = [str(k) for k in parent if k not in ("_target_", "hydra")]
-        return f"unknown key {place}{did_you_mean(str(key), keys)}; choose from {', '.join(keys)}"
-    if (folder := re.search(r"Could not (?:find|load) 'model/(\S*/\S*)'", message)) is not None:
-        return f"model={folder[1]} names no preset; of a folder say model=checkpoint model.name=DIR"
-    if (group := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", message)) is not None:
-        choices = sorted(path.stem for path in (CONF / group[1]).glob("*.yaml"))
-        near = did_you_mean(group[2], choices)
-        return f"unknown {group[1]} {group[2]!r}{near}; choose from {', '.join(choices)}"
-    return message
+@command(explain, "interrupted; the same command continues")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what an override each says, and Hydra's own options."""
+    commit()  # that of the code this process runs, whatever becomes of the files from here on
+    # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    find_in_checkout()
+    given = sys.argv[1:] if arguments is None else arguments
+    sys.argv[1:] = [_at_home(one) for one in given]
+    with listening():
+        _launch()

@@ -9,14 +9,15 @@ folder, results/NAME, or the name alone. Ends with 1 if a run did not arrive, an
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
+from signal import SIGINT
 from typing import TYPE_CHECKING
 
+from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.dashboards.following import EVERY_S, Following
 
 if TYPE_CHECKING:
@@ -32,38 +33,30 @@ def sync(sweep: Sweep, publisher: Publisher, every_s: float | None = None) -> in
         publisher: Where to.
         every_s: How often, until no run is running or waiting; None for once.
     """
-    following = Following(sweep, publisher, _complain)
+    following = Following(sweep, publisher, remark)
     while True:
         # Asked before: what ends in between is published below.
         more = every_s is not None and sweep.more_to_come(sweep.jobs())
         complete = following.look()
         counts = following.counts
         if counts["sent"] or not more:
-            print(
+            say(
                 f"{counts['sent']} runs sent, {counts['known']} were there already"
-                + (f", {counts['failed']} did not arrive" if counts["failed"] else ""),
-                flush=True,
+                + (f", {counts['failed']} did not arrive" if counts["failed"] else "")
             )
         if every_s is None or not more:
             return 0 if complete else 1
         time.sleep(every_s)
 
 
-def _complain(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Publish one sweep.
 
     Returns:
         0; 1 if something did not arrive or there is nothing.
     """
-    parser = argparse.ArgumentParser(
-        prog="kn-sweeps sync",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser.of("sync", __doc__)
     parser.add_argument("sweep", help="results/NAME or NAME")
     parser.add_argument(
         "--watch",
@@ -92,13 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sweep = Sweep(find_folder(chosen.sweep), chosen.project, chosen.entity)
         return sync(sweep, Publisher(server(), chosen.patience), chosen.watch)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         # Not by an exit, which would wait for what is being sent: that ends by itself.
         sys.stdout.flush()
-        os._exit(130)
+        os._exit(128 + SIGINT)
 
 
 if __name__ == "__main__":

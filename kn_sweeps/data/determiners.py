@@ -12,7 +12,7 @@ from typing import Literal
 
 from kn_sweeps.cases import Case, LMKind, Probe, Query
 from kn_sweeps.data.base import Loaded, check_counts, check_share, left_out
-from kn_sweeps.data.blimp import BlimpFiles, Pair, available_paradigms, read_paradigm
+from kn_sweeps.data.paradigms import BlimpFiles, Pair, available_paradigms, read_paradigm
 from kn_sweeps.data.sources import Source, check_names
 from kn_sweeps.seeding import shuffler
 

@@ -173,6 +173,7 @@ class _Optimisation:
         self._runner = self._run_unchanged()
         bare = [first[0] for first in self._rows.first]
         size_of = self._runner.states if objective.relative_to_state else self._runner.outputs
+        # A norm in bfloat16 has three digits, and what is divided by its square fewer.
         self._sizes = at_least_float32(size_of[bare]).norm(dim=1)
         with torch.no_grad():
             before = self._runner.before(self._rows.essences)
@@ -216,6 +217,7 @@ class _Optimisation:
                 found = self._lm.predicted(runner.hidden(rows, zeros, places))
                 expected = self._lm.predicted(runner.before(places))
             tolerance = 4 * math.sqrt(torch.finfo(self._lm.model.dtype).eps)
+            # As probabilities: the logarithms of impossible tokens differ by their rounding alone.
             if not torch.allclose(found.exp(), expected.exp(), atol=tolerance):
                 raise CannotStepError("stepping does not give the model's own probabilities")
         except CannotStepError as reason:
@@ -238,8 +240,10 @@ class _Optimisation:
         gold = log_probs[range(len(golds)), [token for _, _, token, _ in golds]]
         weights = gold.new_tensor([weight for _, _, _, weight in golds])
         now = log_probs[len(golds) :]
+        # From logarithms: a probability that underflows to 0 would make 0 * log 0, which is NaN.
         divergence = (now.exp() * (now - self._before[kept])).sum(-1) if kept else now.sum(-1)
         terms = torch.cat([-gold * weights, objective.kl_factor * divergence])
+        # PyTorch takes 0 as the norm's gradient at delta = 0, where every optimisation begins.
         of = [number[owners[row]] for row, _ in places]
         decay = objective.weight_decay * stacked.norm(dim=1) / self._sizes[list(going)] ** 2
         at = torch.tensor(of, device=decay.device)
@@ -249,6 +253,7 @@ class _Optimisation:
     @torch.no_grad()
     def _clamp(self, deltas: Sequence[Tensor], numbers: Sequence[int]) -> None:
         for number in numbers:
+            # A delta of 0 gives infinity, or NaN if the size is 0 as well: `min` takes 1 for both.
             longest = self._objective.clamp_norm * self._sizes[number]
             deltas[number] *= min(1.0, float(longest / deltas[number].norm()))
 

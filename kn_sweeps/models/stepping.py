@@ -13,9 +13,7 @@ stepping gives for the unchanged model with the model's own answer (`Recording.h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,14 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from kn_sweeps.models.attending import KeyValue, attending
 from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import Ids, LanguageModel
-
-KeyValue = tuple[Tensor, Tensor]
 
 
 class CannotStepError(Exception):
@@ -83,6 +77,7 @@ class Recording:
         architecture = lm.architecture
         window = getattr(lm.model.config, "sliding_window", None)
         longest = max(len(span.ids) for span in spans)
+        # The mask of a stepped row is made here, without the window that the model's own has.
         if not lm.can_be_stepped or (window is not None and longest > window):
             raise CannotStepError(f"{architecture.model_type}: its blocks cannot be stepped")
         self._lm = lm
@@ -112,7 +107,7 @@ class Recording:
                 self.before.append((key[:0], value[:0]))
             return key, value
 
-        with torch.no_grad(), Hooks() as hooks, _attending(lm, keep_keys):
+        with torch.no_grad(), Hooks() as hooks, attending(lm, keep_keys):
             for layer in layers:
                 hooks.on_output(architecture.mlp_output(layer), self._keep_mlp(layer))
                 architecture.watch_sum(hooks, layer, partial(self._keep_sum, layer))
@@ -129,6 +124,7 @@ class Recording:
 
     @staticmethod
     def _at(x: Tensor, positions: Tensor) -> Tensor:
+        # Indexing by tensors copies: what a block changes in place afterwards is not seen.
         return x[torch.arange(len(x), device=x.device)[:, None], positions]
 
     def _keep_mlp(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -137,6 +133,7 @@ class Recording:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             self.neurons[layer] = self._at(args[0], self.positions)
             linear = self._at(output, self.positions)
+            # The bias is no neuron's: it stays where neurons are scaled.
             self.linear[layer] = linear if bias is None else linear - bias
 
         return hook
@@ -211,8 +208,10 @@ class Pass:
         if self._causal:
             positions = recording.positions[spans, : self.width]
             inputs["input_ids"] = inputs["input_ids"].gather(1, positions)
+            # A model that is fed a span would count its positions from 0.
             inputs |= {"position_ids": positions, "use_cache": False}
             steps = torch.arange(recording.before[0][0].shape[2], device=lm.device)
+            # Recorded keys reach as far as the longest prompt's: of others the rest is hidden.
             before = steps < recording.first[spans][:, None]
             own = torch.ones(self.width, self.width, device=lm.device).tril().bool()
             mask = torch.cat(
@@ -226,7 +225,7 @@ class Pass:
         else:
             # Rows that join later are only counted in the inputs: their ids are never looked at.
             inputs["attention_mask"] = recording.mask[spans][:, None, None, :]
-        with Hooks() as hooks, _attending(lm, self._key_value):
+        with Hooks() as hooks, attending(lm, self._key_value):
             for layer, block in enumerate(lm.architecture.blocks):
                 hooks.on_input(block, self._enter(layer), with_kwargs=True)
                 hooks.on_output(block, self._leave(layer))
@@ -252,8 +251,10 @@ class Pass:
             rest = self._those_present(tuple(others))
             kwargs = self._those_present(kwargs)
             if layer == 0:
+                # Weights are frozen: where gradients are wanted, the graph needs a leaf.
                 hidden = hidden[: self._present].detach().requires_grad_(self._differentiable)
             if not self._causal and layer == self._last:
+                # Every position is attended to, and one alone attends.
                 self._take_keys(block, hidden, rest, kwargs)
                 rows = torch.arange(self._present, device=hidden.device)
                 hidden = hidden[rows, self._recording.read[self._spans[: self._present]]][:, None]
@@ -324,34 +325,3 @@ class Pass:
 
 class _KeysTaken(BaseException):
     """Ends a block once its keys and values are known."""
-
-
-_seen_by: ContextVar[Callable[[Tensor, Tensor], KeyValue]] = ContextVar("_seen_by")
-_ATTENTION = "kn_sweeps"
-
-
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """Attention whose keys and values are seen, and may be replaced, by whoever runs the model."""
-    key, value = _seen_by.get()(key, value)
-    output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    return output
-
-
-AttentionInterface.register(_ATTENTION, _attention)
-AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-
-
-@contextmanager
-def _attending(lm: LanguageModel, seen_by: Callable[[Tensor, Tensor], KeyValue]) -> Iterator[None]:
-    """Let `seen_by` see, and replace, the keys and values of every attention in the block."""
-    config = lm.model.config
-    before = config._attn_implementation
-    token = _seen_by.set(seen_by)
-    config._attn_implementation = _ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-        _seen_by.reset(token)

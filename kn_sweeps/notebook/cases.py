@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from kn_sweeps.cases import Case, Probe, ProbeKind, Query
-from kn_sweeps.data.blimp import Pair
+from kn_sweeps.data.paradigms import Pair
 
 PLACE, SLOT = "{}", "___"
 """Where a template has its subject, and where any text has its answer, if not at its end."""

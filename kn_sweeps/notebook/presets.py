@@ -14,15 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kn_sweeps.commands.launch import CONF, explain
+from kn_sweeps.commands.launch import explain
 from kn_sweeps.config import RunConfig, build, checked
 from kn_sweeps.methods.base import Method
 from kn_sweeps.methods.tuned import tuned
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.mistakes import did_you_mean
-from kn_sweeps.models.pretrained import Pretrained
+from kn_sweeps.models.pretrained import Pretrained, label_of
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.naming import module_name
+from kn_sweeps.records.places import CONF
 
 if TYPE_CHECKING:
     from kn_sweeps.models.language_model import LanguageModel
@@ -31,6 +32,10 @@ M = TypeVar("M", bound=Method)
 
 _GENERIC = "gpt2_xl"
 """Whose values a method takes for a model it is not tuned for: the one most were published on."""
+
+
+_OWN = "checkpoint"
+"""The preset for a folder on the command line; here the folder is named itself."""
 
 
 def load(
@@ -59,7 +64,7 @@ def load(
 def _model_node(name: str | Path) -> dict[str, Any]:
     if not isinstance(name, str | Path) or not str(name).strip():
         raise ValueError(f"model {name!r}: expected a preset, a folder, or OWNER/NAME on the hub")
-    known = _choices("model")
+    known = [one for one in _choices("model") if one != _OWN]
     if str(name) in known:
         return dict(_composed(f"model={name}")["model"])
     folder = user_path(str(name))
@@ -71,7 +76,7 @@ def _model_node(name: str | Path) -> dict[str, Any]:
         )
     place = str(folder) if folder.is_dir() or isinstance(name, Path) else name
     target = f"{Pretrained.__module__}.{Pretrained.__name__}"
-    return {"_target_": target, "label": folder.resolve().name, "name": place}
+    return {"_target_": target, "label": label_of(place), "name": place}
 
 
 def method_for(cls: type[M], lm: LanguageModel, settings: Mapping[str, Any]) -> M:

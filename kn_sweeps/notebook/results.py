@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from kn_sweeps.records.folders import find_folder
+from kn_sweeps.records.places import analysis
 
 
 def runs(folder: str | Path = "results") -> pd.DataFrame:
@@ -19,10 +20,8 @@ def runs(folder: str | Path = "results") -> pd.DataFrame:
     Raises:
         ValueError: If there is no finished run.
     """
-    from analysis.runs import read_runs
-    from analysis.table import in_columns
-
-    return pd.DataFrame(in_columns([run.summary for run in read_runs(_folder(folder))]))
+    found = analysis("runs").read_runs(_folder(folder))
+    return pd.DataFrame(analysis("table").in_columns([run.summary for run in found]))
 
 
 def rows(folder: str | Path) -> pd.DataFrame:
@@ -35,12 +34,11 @@ def rows(folder: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: If there is no finished run.
     """
-    from analysis.runs import about, read_runs
-
+    reading = analysis("runs")
     found = []
-    for run in read_runs(_folder(folder)):
+    for run in reading.read_runs(_folder(folder)):
         table = run.results.rows
-        named = about(run)
+        named = reading.about(run)
         for place, name in enumerate(("model", "dataset", "method")):
             table.insert(place, name, named[name])
         table.insert(0, "run_id", run.summary["run_id"])

@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.records.places import CHECKOUT, PACKAGE
+
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The project, or the folder the package is installed in."""
+ROOT = CHECKOUT or PACKAGE
+"""The project's own files: the checkout, or the installed package."""
 
 _PACKAGES = ("kn_sweeps", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "numpy")
 _CONFIGS = ("conf", "kn_sweeps", "hydra_plugins")

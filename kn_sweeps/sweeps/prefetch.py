@@ -1,9 +1,7 @@
 """Fetch what runs need into the caches: models, data and second moments.
 
-    kn-sweeps prefetch model=gpt2_xl method=rome,memit dataset=pararel
-
-takes the overrides of a launch. Submitting to a cluster does it first, whose nodes often have no
-internet.
+Submitting to a cluster does it first, whose nodes often have no internet; `kn-sweeps prefetch` does
+nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -89,15 +86,3 @@ def _takes_statistics(method: Any) -> bool:
         or (dataclasses.is_dataclass(value) and _takes_statistics(value))
         for value in values
     )
-
-
-def main() -> None:
-    """Fetch what the runs of some overrides need."""
-    from kn_sweeps.commands.launch import main as launch
-
-    sys.argv[1:] = ["--multirun", "hydra/launcher=prefetch", *sys.argv[1:]]
-    launch()
-
-
-if __name__ == "__main__":
-    main()

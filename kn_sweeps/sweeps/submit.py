@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from kn_sweeps.records.provenance import ROOT
+from kn_sweeps.records.places import CHECKOUT
 from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.task import NodeTask
 
@@ -132,10 +132,11 @@ def code_path() -> dict[str, str]:
     """Environment variables by which another process finds the code that this one runs.
 
     Python looks first where a script lies or into the working directory: without these, a node
-    would take another copy of the project than the `launch.py` that was called.
+    would take another copy of the project than the `launch.py` that was called. What is installed
+    the interpreter finds by itself.
     """
     installed = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-    own = [str(ROOT)]
+    own = [] if CHECKOUT is None else [str(CHECKOUT)]
     for place in sys.path:
         inside = any(Path(place).is_relative_to(prefix) for prefix in installed)
         if place and not inside and "-packages" not in place:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
 from tests.test_config import composed
 
@@ -54,13 +55,12 @@ def poisoned(directory: Path) -> None:
         rows[column] = HOSTILE + rows[column]
     rows["source"] = HOSTILE + rows["source"]
     rows.to_parquet(directory / "rows.parquet", index=False)
-    summary = json.loads((directory / "summary.json").read_text())
+    own = RunDirectory(directory)
+    hostile = {"commit": HOSTILE[:12], "model_revision": HOSTILE, "data_source": HOSTILE}
+    own.write_provenance(own.provenance() | hostile)
+    summary = own.summary()
     metrics = {f"{name}{HOSTILE}": value for name, value in summary["metrics"].items()}
-    summary |= {"model": f"model {HOSTILE}", "metrics": metrics}
-    (directory / "summary.json").write_text(json.dumps(summary))
-    provenance = json.loads((directory / "provenance.json").read_text())
-    provenance |= {"commit": HOSTILE[:12], "model_revision": HOSTILE, "data_source": HOSTILE}
-    (directory / "provenance.json").write_text(json.dumps(provenance))
+    own.finish(summary | {"model": f"model {HOSTILE}", "metrics": metrics})
 
 
 def embedded(html: str, name: str) -> Any:

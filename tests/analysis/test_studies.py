@@ -18,9 +18,9 @@ from analysis.figures import STYLE, BrokenStudyError, draw
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
-from kn_sweeps.commands.launch import CONF
 from kn_sweeps.metrics.significance import paired_test
 from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.records.places import CONF
 from kn_sweeps.run import run
 from tests.analysis.overlaps import Unreadable, unreadable
 from tests.test_config import composed
@@ -47,7 +47,7 @@ def launched(preset: str, *overrides: str) -> Iterator[dict[str, Any]]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [f"experiment={preset}", *overrides], return_hydra_config=True)
     assert config.hydra.mode.name == "MULTIRUN"
-    assert config.hydra.callbacks.figures._target_ == "analysis.figures.Draw"
+    assert config.hydra.callbacks.figures._target_ == "kn_sweeps.commands.figures.Draw"
     assert config.sweep == preset
     params = OmegaConf.to_container(config.hydra.sweeper.params or OmegaConf.create())
     assert isinstance(params, dict)

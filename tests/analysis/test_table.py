@@ -139,7 +139,7 @@ def test_the_headline_is_shown_and_other_metrics_are_asked_for(tmp_path, capsys)
 
 def test_a_metric_that_no_run_has_is_refused_with_the_choices(tmp_path, capsys):
     write_run(tmp_path, "a", {"known": estimate(), "tau": estimate()})
-    assert table.main([str(tmp_path), "--metrics", "knwon"]) == 2
+    assert table.main([str(tmp_path), "--metrics", "knwon"]) == 1
     assert "no run has the metric knwon; there are known, tau" in capsys.readouterr().err
 
 
@@ -234,7 +234,7 @@ def test_a_metric_that_is_no_estimate_is_a_broken_summary(tmp_path, capsys, metr
 
 
 def test_a_missing_folder_is_said(tmp_path, capsys):
-    assert table.main([str(tmp_path / "nowhere")]) == 2
+    assert table.main([str(tmp_path / "nowhere")]) == 1
     assert f"there are no runs in {tmp_path / 'nowhere'}" in capsys.readouterr().err
 
 

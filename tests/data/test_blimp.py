@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from kn_sweeps.cases import Query
-from kn_sweeps.data.blimp import Blimp, available_paradigms, read_paradigm
+from kn_sweeps.data.blimp import Blimp
+from kn_sweeps.data.paradigms import available_paradigms, read_paradigm
 from kn_sweeps.data.sources import Source
 
 BUNDLED = Blimp(source="bundled", root=None).resolved()

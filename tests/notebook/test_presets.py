@@ -94,6 +94,7 @@ def test_a_model_is_a_preset_or_a_folder(tiny: kn.LanguageModel) -> None:
     ("name", "settings", "message"),
     [
         ("tiny-gpt2", {}, r"unknown model 'tiny-gpt2' \(did you mean tiny_gpt2\?\); choose from"),
+        ("checkpoint", {}, "unknown model 'checkpoint'.*or name a folder with a checkpoint"),
         ("", {}, "expected a preset, a folder, or OWNER/NAME on the hub"),
         (None, {}, "model None: expected a preset"),
         ("tiny_gpt2", {"dtype": "float8"}, "dtype='float8'"),

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
 from hydra_plugins.kn_sweeps_launcher import composed
-from kn_sweeps.commands.launch import CONF
+from kn_sweeps.records.places import CONF
 
 SETS = [
     ["method=rome", "seed=3"],

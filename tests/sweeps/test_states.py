@@ -26,7 +26,7 @@ from kn_sweeps.records.files import LockError, held, holder, is_held, write_text
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import launch_id
 from kn_sweeps.run import run
-from kn_sweeps.sweeps import slurm, task
+from kn_sweeps.sweeps import slurm, submit, task
 from kn_sweeps.sweeps.launch import SweepFailedError, again, launch, sweep_of
 from kn_sweeps.sweeps.plan import LaunchConfig
 from kn_sweeps.sweeps.record import Launch, launches, place_of
@@ -393,6 +393,13 @@ def test_nodes_take_the_code_of_the_project_that_launches(monkeypatch: pytest.Mo
     assert not [one for one in found["PYTHONPATH"].split(os.pathsep) if "site-packages" in one]
     setup = Slurm().parameters()["slurm_setup"]
     assert any(line.startswith("export PYTHONPATH='") for line in setup)
+
+
+def test_what_is_installed_nodes_find_by_their_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "CHECKOUT", None)
+    packages = f"{sys.prefix}/lib/python3/site-packages"
+    monkeypatch.setattr(sys, "path", [f"{sys.prefix}/bin", "/somewhere/of mine", packages])
+    assert code_path() == {"PYTHONPATH": "/somewhere/of mine", "PYTHONSAFEPATH": "1"}
 
 
 @pytest.mark.slow

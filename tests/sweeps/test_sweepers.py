@@ -12,7 +12,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from kn_sweeps.commands import launch as cli
-from kn_sweeps.commands.launch import RunFailed, launch_composed
+from kn_sweeps.commands.console import ToldError
+from kn_sweeps.commands.launch import launch_composed
 from kn_sweeps.records.summary import objective
 from kn_sweeps.sweeps import launch as launching
 from kn_sweeps.sweeps.launch import Ended
@@ -121,7 +122,7 @@ def test_every_launcher_waits_for_what_a_sweeper_asks(
     monkeypatch.setattr(launching, "launch", launched)
     done, *others = launch_composed([("a", config)], "slurm", {}, "optuna")
     assert done == 0.75
-    assert all(isinstance(one, RunFailed) for one in others)
+    assert all(isinstance(one, ToldError) for one in others)
     assert "run elsewhere is not finished" in str(others[1])
     launch_composed([("a", config)], "slurm", {})
     assert [one.wait for one in given] == [True, False]
@@ -136,5 +137,5 @@ def test_a_sweep_returns_what_became_of_every_run(
     for _ in range(2):  # the second time the first is done
         first, failed, same = launch_composed(runs, "local", {})
         assert first == same == str(next(tmp_path.glob("s/*/summary.json")).parent)
-        assert isinstance(failed, RunFailed)
+        assert isinstance(failed, ToldError)
     assert cli.launch_composed([("a", {**plain, "dry_run": True})], "local", {}) == []
