@@ -35,7 +35,7 @@ def rows(folder: str | Path) -> pd.DataFrame:
         ValueError: If there is no finished run.
     """
     reading = analysis("runs")
-    found = []
+    found: list[pd.DataFrame] = []
     for run in reading.read_runs(_folder(folder)):
         table = run.results.rows
         named = reading.about(run)
