@@ -1,4 +1,4 @@
-"""What people type; each module is one command, but for `console`, `overview` and `figures`."""
+"""What people type; each module is a command or, such as `console`, what commands share."""
 
 COMMANDS = {
     "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kn_sweeps.commands.launch import explain
+from kn_sweeps.commands.explaining import explain
 from kn_sweeps.config import RunConfig, build, checked
 from kn_sweeps.methods.base import Method
 from kn_sweeps.methods.tuned import tuned

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from hydra_plugins.kn_sweeps_launcher import composed
-from kn_sweeps.commands.launch import explain
+from kn_sweeps.commands.explaining import explain
 from kn_sweeps.methods.tuned import tuned
 from kn_sweeps.records.places import CONF
 
