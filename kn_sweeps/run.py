@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from kn_sweeps.attribution.cache import attributions_kept
+from kn_sweeps.attribution.cache import attributions_kept, users_cache
 from kn_sweeps.config import (
     RunConfig,
     at_home,
@@ -146,7 +146,8 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
         begun = {
             k: m.begin(lm, cases.every, settings.seed) for k, m in settings.measurement.items()
         }
-    with stages.stage("edit and evaluate"), attributions_kept(settings.attribution_cache_gib):
+    cache = users_cache(settings.attribution_cache_gib)
+    with stages.stage("edit and evaluate"), attributions_kept(cache):
         chunks = edit_and_evaluate(job, lm, cases.own, begun)
     failed = _failed(job, chunks, len(cases.own))
     provenance = {

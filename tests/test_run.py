@@ -130,7 +130,7 @@ def test_a_rerun_that_fails_loses_nothing(
     first = run(config())
     before = {path.name: path.read_bytes() for path in first.directory.glob("*.parquet")}
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:

@@ -89,15 +89,19 @@ class AttributionCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
 
-@contextmanager
-def attributions_kept(gib: float) -> Iterator[None]:
-    """Let every `Attributor` in the block use the user's cache; it is trimmed at the end.
+def users_cache(gib: float) -> AttributionCache | None:
+    """The user's cache of attributions.
 
     Args:
         gib: How much it may take on disk, in GiB; 0 for no cache.
     """
     folder = cache_directory("attributions")
-    cache = AttributionCache(folder, int(gib * 1024**3)) if gib > 0 else None
+    return AttributionCache(folder, int(gib * 1024**3)) if gib > 0 else None
+
+
+@contextmanager
+def attributions_kept(cache: AttributionCache | None) -> Iterator[None]:
+    """Let every `Attributor` in the block use `cache`; it is trimmed at the end."""
     token = _active.set(cache)
     try:
         yield

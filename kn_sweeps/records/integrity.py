@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,6 +125,8 @@ def read_sealed_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise DamagedError(path, f"it is no text ({error})") from error
     if not text.startswith(_COMMENT):
+        if re.search("[0-9a-f]{64}$", text.partition("\n")[0]):
+            raise DamagedError(path, "the comment with its checksum is not as it was")
         return text
     seal, _, rest = text.removeprefix(_COMMENT).partition("\n")
     if seal != _digest_of_text(rest):

@@ -272,7 +272,8 @@ class RunDirectory:
             try:
                 verify(path, expected[name])
             except DamagedError as error:
-                quarantined(error, _AGAIN)
+                if path.exists():  # said once, not by all that would read it
+                    quarantined(error, _AGAIN)
                 raise
         return path
 

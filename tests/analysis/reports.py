@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
@@ -31,18 +30,16 @@ def copied(directory: Path, run_id: str, **changes: Any) -> Path:
     """A copy of a run in the same sweep, under another id and with another summary."""
     target = directory.parent / run_id
     shutil.copytree(directory, target)
-    summary = json.loads((target / "summary.json").read_text())
-    summary |= {"run_id": run_id, "whole_run": run_id, **changes}
-    (target / "summary.json").write_text(json.dumps(summary))
-    config = OmegaConf.load(target / "config.yaml")
-    config["seed"] = summary["seed"]
-    OmegaConf.save(config, target / "config.yaml")
+    own = RunDirectory(target)
+    summary = own.summary() | {"run_id": run_id, "whole_run": run_id, **changes}
+    own.finish(summary)
+    own.write_config(own.config() | {"seed": summary["seed"]})
     return target
 
 
 def many(directory: Path, runs: int) -> None:
     """Copies of a run with as many seeds, and with values of their own."""
-    metrics = json.loads((directory / "summary.json").read_text())["metrics"]
+    metrics = RunDirectory(directory).summary()["metrics"]
     for n in range(1, runs + 1):
         value = {"value": n / (runs + 1), "low": 0.0, "high": 1.0, "n": n}
         copied(directory, f"copy{n:08d}", seed=n, metrics={**metrics, "reliability": value})

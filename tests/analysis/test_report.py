@@ -25,6 +25,7 @@ from analysis.reporting.neurons import Located, heat_map
 from analysis.reporting.overview import duration
 from analysis.runs import finished_runs
 from kn_sweeps.metrics.catalogue import quantity
+from kn_sweeps.records.run_directory import RunDirectory
 from tests.analysis.reports import HOSTILE, KN, ROME, copied, embedded, made, many, poisoned
 
 
@@ -109,12 +110,13 @@ def test_verdicts_average_to_the_metrics(sweep: Path, method: str) -> None:
 
 
 def test_a_case_that_could_not_be_edited_says_why(own: Path) -> None:
-    path = _run_of(own, "rome") / "rows.parquet"
-    rows = pd.read_parquet(path)
+    run = RunDirectory(_run_of(own, "rome"))
+    rows = run.rows()
     case = rows["case"].iloc[0]
-    about = rows[["case", "edit", "source", "task", "intent", "after"]].iloc[[0]]
+    about = rows[["case", "edit", "source", "task", "intent", "after", "step"]].iloc[[0]]
     failed = about.assign(probe=0, kind="failed", failure="no subject")
-    pd.concat([failed, rows[rows["case"] != case]]).to_parquet(path, index=False)
+    pd.concat([failed, rows[rows["case"] != case]]).to_parquet(run.rows_path, index=False)
+    run.finish(run.summary())
     cases = {one["id"]: one for one in embedded(_written(own), "examples")["cases"]}
     kn, rome = cases[case]["runs"]
     assert (rome["failure"], rome["readings"]) == ("no subject", [])

@@ -36,7 +36,7 @@ CASE = _case("The capital of New Delhi France is _.", "New Delhi France", "Paris
 
 
 def _row(case: str, **given: Any) -> dict[str, Any]:
-    row = {"case": case, "kind": "edit", "after": "edit", "task": "fact", "pre_exact_old": 1.0}
+    row = {"case": case, "kind": "edit", "after": "edit", "task": "fact", "pre_exact_old": True}
     return row | {"pre_margin": 1.0} | given
 
 
@@ -83,15 +83,15 @@ def test_the_noise_is_that_of_all_cases_whichever_are_traced(some_lm: LanguageMo
 
 def test_only_what_the_model_knows_is_traced(some_lm: LanguageModel) -> None:
     measure = Tracing(samples=1, components=("state",)).begin(some_lm, [CASE], 0)
-    assert measure([CASE], NOTHING, [_row("c0", pre_exact_old=0.0)]) == []
+    assert measure([CASE], NOTHING, [_row("c0", pre_exact_old=False)]) == []
     assert measure([CASE], NOTHING, [_row("c0")])
 
 
 def test_knowing_is_answering_a_fact_and_preferring_a_form() -> None:
     rows = [
         _row("fact"),
-        _row("not", pre_exact_old=0.0),
-        _row("form", task="syntax", pre_margin=-1.0, pre_exact_old=0.0),
+        _row("not", pre_exact_old=False),
+        _row("form", task="syntax", pre_margin=-1.0, pre_exact_old=False),
         _row("other", task="syntax", pre_margin=1.0),
         _row("elsewhere", kind="neighbour"),
         _row("nan", task="syntax", pre_margin=math.nan),

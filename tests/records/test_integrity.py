@@ -213,11 +213,8 @@ def test_no_flipped_bit_of_a_config_is_read_and_anybody_can_read_it(tmp_path: Pa
     whole = path.read_bytes()
     for _ in range(300):
         path.write_bytes(draw.choice(DAMAGES)(whole, draw))
-        try:
-            found = read_config(path)
-        except DamagedError:
-            continue
-        assert found == value  # nothing but the words before the seal was hit
+        with pytest.raises(DamagedError, match="config"):
+            read_config(path)
     path.write_text("seed: 3\n")
     assert read_config(path) == {"seed": 3}
 

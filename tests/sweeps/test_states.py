@@ -19,6 +19,7 @@ from kn_sweeps.commands import status
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.methods.none import NoEdit
+from kn_sweeps.progress import saving
 from kn_sweeps.records import files
 from kn_sweeps.records import status as progress
 from kn_sweeps.records.chunks import Chunks
@@ -352,7 +353,7 @@ def test_a_limit_that_lets_nothing_finish_is_said_after_the_first_restart(
     monkeypatch.setattr(task, "_requeue", lambda: requeued.append("again"))
     progress.failed(tmp_path / "s" / runs[0].id, made.id, RuntimeError("x"))
     progress.noted(tmp_path / "s" / runs[0].id, state="timed out", error="")
-    monkeypatch.setattr(progress, "_kept", 0)
+    monkeypatch.setattr(saving, "_kept", 0)
     task._after("timed out", runs, made)
     assert len(requeued) == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
