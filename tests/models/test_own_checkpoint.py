@@ -36,9 +36,9 @@ def test_a_relative_folder_and_one_at_home_are_found_from_anywhere_later(
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "./mine/", "'~/mine'"):
         config = asked(name)
-        named, model = pinned(config, build(config, RunConfig).model)
-        assert named["model"]["name"] == str(at)
-        assert named["model"]["label"] == "mine"
+        named, model = pinned(config["model"], build(config, RunConfig).model)
+        assert named["name"] == str(at)
+        assert named["label"] == "mine"
         assert model.fingerprint() == Pretrained(label="x", name=str(at)).fingerprint()
 
 

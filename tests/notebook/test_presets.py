@@ -101,7 +101,7 @@ def test_a_model_is_a_preset_or_a_folder(tiny: kn.LanguageModel) -> None:
         ("tiny_gpt2", {"device": "tpu"}, "device='tpu'"),
         ("tiny_gpt2", {"layer": 5}, r"unknown key model.layer \(did you mean layers\?\)"),
         (Path(__file__).parent, {}, "tried that folder: it has no config.json"),
-        ("/nowhere/at/all", {}, "tried a local folder of that name and the hub"),
+        ("/nowhere/at/all", {}, "does not exist"),
     ],
 )
 def test_a_model_that_is_none_is_refused_as_on_the_command_line(
