@@ -2,12 +2,13 @@
 
 A table has a row for each YAML of a group of `conf/`: its name and what its first comment says.
 Below it every YAML has a table of its keys with the comments behind them; what a class does is its
-docstring. Nothing is imported: all of it is read as text.
+docstring. All of that is read as text; only metrics are imported, for what their numbers are.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from kn_sweeps.metrics.base import Metric
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -42,13 +45,13 @@ class Group:
 
 
 GROUPS = (
-    Group("model", "Models", "`model=NAME`; `-m model=A,B` runs several"),
-    Group("method", "Methods", "`method=NAME`; `-m method=A,B` compares them"),
-    Group("dataset", "Datasets", "`dataset=NAME`; `-m dataset=A,B` runs several"),
-    Group("metric", "Metrics", "all of them, or `'metric=[A,B]'`"),
-    Group("measurement", "Measurements", "none, or `'measurement=[A,B]'`"),
-    Group("compat", "Compatibility presets", "`compat=NAME`"),
-    Group("experiment", "Experiments", "`experiment=NAME`"),
+    Group("model", "Models", "By `model=NAME`; `-m model=A,B` runs several"),
+    Group("method", "Methods", "By `method=NAME`; `-m method=A,B` compares them"),
+    Group("dataset", "Datasets", "By `dataset=NAME`; `-m dataset=A,B` runs several"),
+    Group("metric", "Metrics", "All of them unless some are named: `'metric=[A,B]'`"),
+    Group("measurement", "Measurements", "None unless some are named: `'measurement=[A,B]'`"),
+    Group("compat", "Compatibility presets", "By `compat=NAME`"),
+    Group("experiment", "Experiments", "By `experiment=NAME`"),
 )
 
 
@@ -151,7 +154,7 @@ def choices_page(group: Group) -> str:
     rows = [[f"[`{p.name}`](#{p.name})", p.about, *([_swept(p)] if swept else [])] for p in every]
     parts = [
         f"# {group.title}",
-        f"Chosen by {group.how}. This page is made from `conf/{group.name}/`.",
+        f"{group.how}. This page is made from `conf/{group.name}/`.",
         table(head, rows),
     ]
     return "\n\n".join([*parts, *(part for preset in every for part in _section(group, preset))])
@@ -172,8 +175,21 @@ def _section(group: Group, preset: Preset) -> Iterator[str]:
             for one in preset.settings
         ]
         yield table(["key", "value", "meaning"], rows)
+    if group.name == "metric":
+        yield _quantities(preset.target)
     if group.name == "method":
         yield from _tuned(preset.name)
+
+
+def _quantities(target: str) -> str:
+    """What the numbers of a metric are, as its class says it."""
+    module, _, name = target.rpartition(".")
+    metric: type[Metric] = getattr(importlib.import_module(module), name)
+    rows = [
+        [f"`{one.name}`", one.meaning, one.unit, one.counts, one.better or ""]
+        for one in metric.quantities
+    ]
+    return table(["number", "meaning", "unit", "`n` counts", "better"], rows)
 
 
 def _tuned(method: str) -> Iterator[str]:
@@ -203,5 +219,6 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _linked(text: str) -> str:
-    """A text in which pages that it names by their path are links (from a page of `choices/`)."""
-    return re.sub(r"docs/([\w/-]+\.md)", r"[\1](../\1)", text)
+    """A text as Markdown for a page of `choices/`: pages that it names by their path are links."""
+    shown = re.sub(r"(`[^`]*`)|<", lambda found: found[1] or "&lt;", text)
+    return re.sub(r"docs/([\w/-]+\.md)", r"[\1](../\1)", shown)

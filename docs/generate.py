@@ -2,7 +2,7 @@
 
 The start page is the README, the choices are made from the configs (`choices`), the API has a page
 for each module, which mkdocstrings fills, notebooks are shown as they were saved, and links work
-here as they do in the repository. Nothing is imported: all of it is read as text.
+here as they do in the repository.
 """
 
 from __future__ import annotations

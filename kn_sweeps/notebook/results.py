@@ -43,7 +43,8 @@ def rows(folder: str | Path) -> pd.DataFrame:
             table.insert(place, name, named[name])
         table.insert(0, "run_id", run.summary["run_id"])
         found.append(table)
-    return pd.concat(found, ignore_index=True)
+    joined: pd.DataFrame = pd.concat(found, ignore_index=True)
+    return joined
 
 
 def _folder(name: str | Path) -> Path:

@@ -13,7 +13,7 @@ import pytest
 import kn_sweeps as kn
 from kn_sweeps.config import build
 from kn_sweeps.edits import NeuronScale, load_edits
-from kn_sweeps.evaluation.evaluate import scorable
+from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.plans import Plan
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
