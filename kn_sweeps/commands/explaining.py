@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import (
     InterpolationResolutionError,
     InterpolationToMissingValueError,
@@ -39,8 +40,9 @@ def explain(error: BaseException) -> str | None:
     key = getattr(cause, "key", None)
     place = getattr(cause, "full_key", None) or key
     if isinstance(cause, MissingMandatoryValue):
-        told = untuned(parent._get_root(), str(place), CONF) if parent is not None else None
-        if told is not None:
+        if isinstance(parent, DictConfig) and (
+            told := untuned(parent._get_root(), str(place), CONF)
+        ):
             return told
         return f"{place} has no value yet (it is ???): say {place}=VALUE"
     if isinstance(parent, Mapping) and key is not None and key not in parent:
