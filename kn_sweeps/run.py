@@ -32,7 +32,7 @@ from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.base import measured
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import Model, load_model
+from kn_sweeps.models.loading import Model, device, load_model
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.progress.pace import shown
@@ -238,16 +238,3 @@ def _rescored(job: Job) -> Outcome:
     if new:
         directory.finish(summary)
     return Outcome(directory.path, summary, computed=False)
-
-
-def device(name: str) -> torch.device:
-    """The device of a config.
-
-    Raises:
-        ValueError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

@@ -136,3 +136,18 @@ class Model(ABC):
 def load_model(model: Model, device: torch.device, dtype: DType) -> LanguageModel:
     """Load a model."""
     return model.load(device, dtype)
+
+
+def device(name: str) -> torch.device:
+    """The device of a config.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda, but no CUDA device is available; use device=cpu or auto")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)

@@ -53,7 +53,7 @@ def load(
     Raises:
         ValueError: If there is no such model, or it cannot be used; with what can.
     """
-    from kn_sweeps.run import device as found
+    from kn_sweeps.models.loading import device as found
 
     chosen = checked({"device": device, "dtype": dtype}, RunConfig)
     model = build(_model_node(name) | settings, at="model")

@@ -14,6 +14,7 @@ from typing import Any
 
 from kn_sweeps.config import RunConfig, build
 from kn_sweeps.models.last_loaded import LastLoaded
+from kn_sweeps.models.loading import device
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 
@@ -30,8 +31,6 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
         ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
             reason, once.
     """
-    from kn_sweeps.run import device
-
     load = LastLoaded()
     done: set[str] = set()
     errors: dict[str, None] = {}

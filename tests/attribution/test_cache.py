@@ -17,11 +17,11 @@ from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.cases import Query
+from kn_sweeps.commands import cache as command
 from kn_sweeps.edits import NeuronScale
 from kn_sweeps.interventions import applied, merge
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
-from kn_sweeps.records import cache as caching
 from tests.conftest import random_lm
 
 
@@ -180,12 +180,12 @@ def test_it_is_shown_and_cleared(
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
     (tmp_path / "attributions").mkdir()
     (tmp_path / "attributions" / "x").write_bytes(b"1" * 1024**2)
-    caching.main([])
+    command.main([])
     assert "attributions         1 files        1.0 MiB" in capsys.readouterr().out
-    caching.main(["clear", "attributions"])
+    command.main(["clear", "attributions"])
     assert "attributions         0 files" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        caching.main(["clear", "everything"])
+        command.main(["clear", "everything"])
 
 
 @pytest.mark.parametrize(
