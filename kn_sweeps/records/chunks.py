@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.progress.saving import kept
 from kn_sweeps.records.files import finite, write_atomically
 from kn_sweeps.records.integrity import (
     DamagedError,
@@ -37,19 +38,6 @@ if TYPE_CHECKING:
     from kn_sweeps.plans import Plan
 
 _FILES = (".edits", ".safetensors", ".measured", ".parquet")
-
-_kept = 0
-
-
-def how_often_kept() -> int:
-    """How often this process saved something that the next one goes on from."""
-    return _kept
-
-
-def kept() -> None:
-    """Note that something was saved that a process after this one goes on from."""
-    global _kept
-    _kept += 1
 
 
 class Chunks:

@@ -76,7 +76,8 @@ def test_smollm2_knows_paris_and_is_converted_once(monkeypatch: pytest.MonkeyPat
     # Seconds would tell the number of threads and the machine's other work, too.
     monkeypatch.setattr(PyPIGguf, "_convert", lambda *_: pytest.fail("converted again"))
     again = model.load(CPU, "float32")
-    assert ask(again, [Question(Query("The capital of France is "), "Paris", "Rome")]) == [reply]
+    (said,) = ask(again, [Question(Query("The capital of France is "), "Paris", "Rome")])
+    assert (said.old, said.new, said.answer) == (reply.old, reply.new, reply.answer)
 
 
 def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(

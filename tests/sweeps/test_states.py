@@ -363,7 +363,7 @@ def test_a_limit_that_lets_nothing_finish_is_said_after_the_first_restart(
     assert len(requeued) == 2
     told = progress.read_status(tmp_path / "s" / runs[0].id)
     assert "raise hydra.launcher.timeout_min" in told["error"]
-    progress.kept()
+    saving.kept()
     task._after("timed out", runs, made)
     assert len(requeued) == 3
 
