@@ -35,7 +35,7 @@ PARADIGMS = (
     "regular_plural_subject_verb_agreement_1",
 )
 METRICS = "metric=[reliability,generality,locality,probability,localisation]"
-Row = dict[str, object]
+Line = dict[str, object]
 Found = dict[str, set[tuple[int, int]]]
 
 
@@ -88,7 +88,7 @@ def _dense(edit: RankOne) -> torch.Tensor:
     return torch.outer(edit.v.double(), edit.u.double())
 
 
-def of_kn(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
+def of_kn(runs: Runs, cases: Sequence[str]) -> Iterator[Line]:
     """Neurons and metrics of knowledge neurons under each option."""
     ours, metrics, _ = runs("method=kn", *cases)
     yield _kn_row("ours", ours, ours, metrics)
@@ -99,7 +99,7 @@ def of_kn(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
     yield _kn_row("compat=kn_thesis", ours, there, metrics)
 
 
-def _kn_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[str, Any]) -> Row:
+def _kn_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[str, Any]) -> Line:
     found = neurons(there)
     return {
         "option": name,
@@ -110,7 +110,7 @@ def _kn_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[st
     }
 
 
-def of_rome(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
+def of_rome(runs: Runs, cases: Sequence[str]) -> Iterator[Line]:
     """Updates and metrics of ROME under each option."""
     base = ("method=rome", *cases)
     ours, metrics, _ = runs(*base)
@@ -120,7 +120,7 @@ def of_rome(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
         yield _rome_row(option.removeprefix("method."), ours, there, metrics)
 
 
-def _rome_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[str, Any]) -> Row:
+def _rome_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[str, Any]) -> Line:
     return {
         "option": name,
         "update differs by": distance(ours, there),
@@ -128,7 +128,7 @@ def _rome_row(name: str, ours: RunDirectory, there: RunDirectory, metrics: dict[
     }
 
 
-def of_dtype(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
+def of_dtype(runs: Runs, cases: Sequence[str]) -> Iterator[Line]:
     """Seconds, certificates and neurons of the search in each precision."""
     base = ("method=kn", "attribution_cache_gib=0", *cases)
     ours: RunDirectory | None = None
@@ -138,7 +138,7 @@ def of_dtype(runs: Runs, cases: Sequence[str]) -> Iterator[Row]:
         yield {"dtype": dtype, "seconds": seconds} | _kn_row(dtype, ours, there, metrics)
 
 
-def _values(metrics: dict[str, Any], *names: str) -> Row:
+def _values(metrics: dict[str, Any], *names: str) -> Line:
     return {name: metrics[name]["value"] for name in names if name in metrics}
 
 

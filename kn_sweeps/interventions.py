@@ -22,7 +22,7 @@ from kn_sweeps.plans import Plan
 
 Neurons = Float[Tensor, "batch seq d_ff"]
 Outputs = Float[Tensor, "batch seq d_model"]
-Rows = slice | Tensor
+RowIndex = slice | Tensor
 _Add = Callable[[Tensor], Tensor]
 
 
@@ -122,10 +122,10 @@ def applied_rowwise(lm: LanguageModel, edits: Sequence[Edit | None]) -> Iterator
 
 
 @contextmanager
-def _changed(lm: LanguageModel, edits: Sequence[tuple[Rows, Edit]]) -> Iterator[None]:
+def _changed(lm: LanguageModel, edits: Sequence[tuple[RowIndex, Edit]]) -> Iterator[None]:
     """Hook the layers that `edits` change; each acts on its own rows of a batch."""
-    scales: dict[int, list[tuple[Rows, Tensor, Where]]] = defaultdict(list)
-    adds: dict[int, list[tuple[Rows, _Add]]] = defaultdict(list)
+    scales: dict[int, list[tuple[RowIndex, Tensor, Where]]] = defaultdict(list)
+    adds: dict[int, list[tuple[RowIndex, _Add]]] = defaultdict(list)
     for rows, edit in edits:
         for part in parts(edit):
             if isinstance(part, NeuronScale):
@@ -207,7 +207,7 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _indexed(lm: LanguageModel, rows: Sequence[int]) -> Rows:
+def _indexed(lm: LanguageModel, rows: Sequence[int]) -> RowIndex:
     """Rows as an index; a slice, which copies nothing, where they follow each other."""
     if list(rows) == list(range(rows[0], rows[-1] + 1)):
         return slice(rows[0], rows[-1] + 1)

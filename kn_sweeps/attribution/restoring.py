@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kn_sweeps.cases import Component
 from kn_sweeps.models.hooks import Hooks, first_of
-from kn_sweeps.models.language_model import LanguageModel, Row
+from kn_sweeps.models.language_model import InputRow, LanguageModel
 from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
 
@@ -53,7 +53,7 @@ class _Start(NamedTuple):
     position: int
     sample: int
     number: int
-    row: Row
+    row: InputRow
 
     @property
     def span(self) -> Span:
@@ -102,7 +102,10 @@ class Restoring:
     """
 
     def __init__(
-        self, lm: LanguageModel, rows: Sequence[Row], shift: Float[Tensor, "samples seq d_model"]
+        self,
+        lm: LanguageModel,
+        rows: Sequence[InputRow],
+        shift: Float[Tensor, "samples seq d_model"],
     ) -> None:
         """Run the clean prompt.
 

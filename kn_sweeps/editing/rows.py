@@ -17,11 +17,11 @@ from torch import Tensor
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.interventions import outputs_replaced, recorded
 from kn_sweeps.models.hooks import Hooks
-from kn_sweeps.models.language_model import LanguageModel, Row
+from kn_sweeps.models.language_model import InputRow, LanguageModel
 from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
 
-class Rows:
+class RequestRows:
     """The rows of some requests, and what is read from them.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rows:
         essences: Literal["end", "subject"] | None,
     ) -> None:
         """Take them; `essences` says where an essence is read, None that none is."""
-        self.rows: list[Row] = []
+        self.rows: list[InputRow] = []
         self.subjects: list[int] = []
         self.owners: list[int] = []
         self.first: list[list[int]] = [[] for _ in requests]
@@ -63,7 +63,7 @@ class Rows:
                 position = subject if essences == "subject" else row.positions[0]
                 self.essences.append((len(self.rows) - 1, position))
 
-    def _add(self, row: Row, subject: int, owner: int) -> None:
+    def _add(self, row: InputRow, subject: int, owner: int) -> None:
         self.rows.append(row)
         self.subjects.append(subject)
         self.owners.append(owner)
@@ -94,7 +94,7 @@ class Runner(Protocol):
 class Stepped:
     """See `Runner`."""
 
-    def __init__(self, lm: LanguageModel, rows: Rows, layer: int) -> None:
+    def __init__(self, lm: LanguageModel, rows: RequestRows, layer: int) -> None:
         spans = [
             Span(row.ids, at, row.positions[-1] - at + 1, row.positions[0])
             for row, at in zip(rows.rows, rows.subjects, strict=True)
@@ -143,7 +143,7 @@ class Stepped:
 class Whole:
     """See `Runner`: whole rows through the whole model; for blocks that cannot be stepped."""
 
-    def __init__(self, lm: LanguageModel, rows: Rows, layer: int) -> None:
+    def __init__(self, lm: LanguageModel, rows: RequestRows, layer: int) -> None:
         self._lm, self._layer, self._rows = lm, layer, rows
         every = range(len(rows.rows))
         at = (list(every), rows.subjects)

@@ -21,7 +21,7 @@ from torch import Tensor
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
-from kn_sweeps.editing.rows import Rows, Runner, Stepped, Whole
+from kn_sweeps.editing.rows import RequestRows, Runner, Stepped, Whole
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.stepping import CannotStepError
@@ -169,7 +169,7 @@ class _Optimisation:
     ) -> None:
         self._lm, self._requests, self._objective = lm, requests, objective
         at = objective.kl_position if objective.kl_factor > 0 else None
-        self._rows = Rows(lm, requests, essences=at)
+        self._rows = RequestRows(lm, requests, essences=at)
         self._runner = self._run_unchanged()
         bare = [first[0] for first in self._rows.first]
         size_of = self._runner.states if objective.relative_to_state else self._runner.outputs

@@ -17,7 +17,7 @@ import torch
 from kn_sweeps.cases import Query
 from kn_sweeps.edits import Edit
 from kn_sweeps.models.causal_asking import ask_causal
-from kn_sweeps.models.language_model import LanguageModel, Row
+from kn_sweeps.models.language_model import InputRow, LanguageModel
 from kn_sweeps.models.masked_asking import ask_masked
 from kn_sweeps.models.reading import Asked, Changed, Reply, Slot, TargetScore, read, score
 
@@ -98,5 +98,5 @@ def _unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _slot(row: Row, position: int, edit: Edit | None, token: int) -> Slot:
+def _slot(row: InputRow, position: int, edit: Edit | None, token: int) -> Slot:
     return Slot(row.ids, edit, position, token)

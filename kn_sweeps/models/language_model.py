@@ -31,7 +31,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class InputRow:
     """One row of input and what is read from it.
 
     Attributes:
@@ -225,18 +225,18 @@ class LanguageModel(Shown):
             )
         return encoded
 
-    def rows(self, encoded: Encoded) -> list[Row]:
+    def rows(self, encoded: Encoded) -> list[InputRow]:
         """The rows whose readings multiply to the target's joint probability."""
         start, stop = encoded.target
         gold = encoded.target_ids
         if self.kind == "causal":
-            return [Row(encoded.ids[: stop - 1], tuple(range(start - 1, stop - 1)), gold)]
+            return [InputRow(encoded.ids[: stop - 1], tuple(range(start - 1, stop - 1)), gold)]
         return [
-            Row(self.masked(encoded.ids, range(at, stop)), (at,), (encoded.ids[at],))
+            InputRow(self.masked(encoded.ids, range(at, stop)), (at,), (encoded.ids[at],))
             for at in range(start, stop)
         ]
 
-    def sentence_rows(self, encoded: Encoded) -> list[Row]:
+    def sentence_rows(self, encoded: Encoded) -> list[InputRow]:
         """Rows that score a whole sentence.
 
         A causal LM multiplies its conditionals; a masked LM masks one token at a time with all
@@ -245,7 +245,7 @@ class LanguageModel(Shown):
         if self.kind == "causal":
             return self.rows(encoded)
         return [
-            Row(self.masked(encoded.ids, range(at, at + 1)), (at,), (encoded.ids[at],))
+            InputRow(self.masked(encoded.ids, range(at, at + 1)), (at,), (encoded.ids[at],))
             for at in range(*encoded.target)
         ]
 

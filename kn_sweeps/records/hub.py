@@ -17,7 +17,7 @@ from typing import Literal
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["model", "dataset"]
+RepositoryKind = Literal["model", "dataset"]
 _COMMIT = re.compile("[0-9a-f]{40}")
 _WORTH_SAYING = 20 * 1024**2
 """Bytes from which a download is announced with its size."""
@@ -27,7 +27,7 @@ class UnreachableError(ValueError):
     """A hub cannot be asked, and nothing on this machine says what it would answer."""
 
 
-def commit_of(name: str, revision: str | None, kind: Kind = "model") -> str:
+def commit_of(name: str, revision: str | None, kind: RepositoryKind = "model") -> str:
     """The commit that a branch or tag names now: the hub's, or without one the cache's.
 
     Args:
@@ -55,7 +55,9 @@ def commit_of(name: str, revision: str | None, kind: Kind = "model") -> str:
     return found.resolved
 
 
-def fetched(name: str, commit: str, patterns: Sequence[str], kind: Kind = "model") -> Path:
+def fetched(
+    name: str, commit: str, patterns: Sequence[str], kind: RepositoryKind = "model"
+) -> Path:
     """The folder with some files of a repository at a commit, downloaded if they are not here.
 
     Args:
@@ -80,7 +82,7 @@ def fetched(name: str, commit: str, patterns: Sequence[str], kind: Kind = "model
         raise ValueError(_refusal(name, kind, commit, error)) from error
 
 
-def _announce(name: str, commit: str, patterns: list[str], kind: Kind) -> None:
+def _announce(name: str, commit: str, patterns: list[str], kind: RepositoryKind) -> None:
     """Say how much a large download takes before it begins."""
     from huggingface_hub import snapshot_download
 
@@ -102,7 +104,7 @@ def in_bytes(size: float) -> str:
     return f"{size:.1f} GiB"
 
 
-def _refusal(name: str, kind: Kind, revision: str | None, error: Exception) -> str:
+def _refusal(name: str, kind: RepositoryKind, revision: str | None, error: Exception) -> str:
     """Why a repository cannot be read, and what to do about it."""
     from huggingface_hub import constants, errors
 
@@ -149,7 +151,7 @@ def _line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
 
-def _page(name: str, kind: Kind) -> str:
+def _page(name: str, kind: RepositoryKind) -> str:
     return f"datasets/{name}" if kind == "dataset" else name
 
 
