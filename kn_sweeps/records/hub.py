@@ -6,10 +6,12 @@ always a commit: a branch that moves while runs wait changes none of them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -69,6 +71,16 @@ def fetched(
     Raises:
         ValueError: If they cannot be had.
     """
+    from huggingface_hub import constants
+
+    return _fetched(name, commit, tuple(patterns), kind, constants.HF_HUB_CACHE)
+
+
+@functools.cache
+def _fetched(
+    name: str, commit: str, patterns: tuple[str, ...], kind: RepositoryKind, cache: str
+) -> Path:
+    """`fetched`, asked once a process: a commit does not change, and a hub counts requests."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -76,8 +88,17 @@ def fetched(
     wanted = list(patterns)
     try:
         if not constants.HF_HUB_OFFLINE:
-            _announce(name, commit, wanted, kind)
-        return Path(snapshot_download(name, revision=commit, repo_type=kind, allow_patterns=wanted))
+            with suppress(Exception):  # without a hub, what is cached may be all there is to fetch
+                _announce(name, commit, wanted, kind)
+        return Path(
+            snapshot_download(
+                name,
+                revision=commit,
+                repo_type=kind,
+                allow_patterns=wanted,
+                cache_dir=cache,
+            )
+        )
     except Exception as error:  # as above
         raise ValueError(_refusal(name, kind, commit, error)) from error
 

@@ -306,6 +306,18 @@ def test_what_waits_is_not_changed_by_an_edit_of_the_configs(sweep: Sweep) -> No
     assert sweep.counts() == {"done": 1}
 
 
+def test_optuna_waits_for_the_result_of_every_trial(sweep: Sweep) -> None:
+    done = sweep.launch(
+        *("hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "objective=locality"),
+        *("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1"),
+        *("+method.how=quick", "seed=range(0,100)"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert sweep.counts() == {"done": 2}
+    assert "Best value: 1.0" in done.stderr
+    assert (sweep.path / "optimization_results.yaml").is_file()
+
+
 def test_cancel_stops_what_waits_and_what_runs(sweep: Sweep) -> None:
     # Long enough that none ends by itself before it is told, on a busy machine either.
     assert sweep.launch(*SLOW, "limit=30", "seed=0,1,2", "runs_per_task=1").returncode == 0
