@@ -22,8 +22,9 @@ demo: $(READY)  ## knowledge neurons and ROME on minimal pairs, then the compari
 	@$(RUN) -m analysis.table results/default
 	@$(RUN) -m analysis.report results/default
 
+# Four processes also on two cores: Slurm's and the dashboards' tests mostly wait.
 test: $(READY)  ## the whole test suite
-	$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)  ## lint, formatting and types
 	$(RUN) -m ruff check .
