@@ -84,6 +84,8 @@ def test_help_completion_and_refusing_take_no_model_library(tmp_path: Path) -> N
         "limit must be": ("-m", "limit=0,1"),
         "regime='all'": ("-m", "regime=all"),
         "shard must be": ("shard=4/4",),
+        "dataset.root names the folder": ("dataset.root=/nowhere/at/all",),
+        "model.name=/nowhere/at/all": ("model=checkpoint", "model.name=/nowhere/at/all"),
     }
     found = steps(
         tmp_path,

@@ -55,7 +55,7 @@ def _launch(config: DictConfig) -> Value:
 
 
 def _one(resolved: Any) -> Value:
-    from kn_sweeps.config import without_models
+    from kn_sweeps.config import pinned, without_models
     from kn_sweeps.records.summary import objective
     from kn_sweeps.sweeps.launch import launch
     from kn_sweeps.sweeps.submit import Local
@@ -71,7 +71,10 @@ def _one(resolved: Any) -> Value:
             f"{'shards' if options.shards > 1 else f'hydra/launcher={launcher}'} takes effect "
             f"with -m: {called('launch', _OTHERWISE['launch'])} -m ..."
         )
-    without_models(own)  # a mistake is told before the model libraries are imported
+    # A mistake, or a model or data that are not there, is told before model libraries are imported.
+    light = without_models(own)
+    own["model"], _ = pinned(own["model"], light.model)
+    own["dataset"], _ = pinned(own["dataset"], light.dataset)
     from kn_sweeps.run import run
 
     outcome = run(own, name=named(chosen.overrides.task))
