@@ -22,21 +22,10 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kn_sweeps.data.sources import source_for
-from kn_sweeps.models.pretrained import label_of, layers_of
-from kn_sweeps.records.folders import sweep_folder
+from kn_sweeps.commands.resolvers import register_resolvers
 from kn_sweeps.sweeps.record import LauncherKind
 
-# Asked before anything is written, for Hydra makes the folder that it gives.
-OmegaConf.register_new_resolver(
-    "sweep_folder", lambda *place: str(sweep_folder(*map(str, place))), replace=True
-)
-# What conf/model/checkpoint.yaml tells of a folder or hub id, and where a model's data are.
-OmegaConf.register_new_resolver("checkpoint_label", lambda name: label_of(str(name)), replace=True)
-OmegaConf.register_new_resolver(
-    "checkpoint_layers", lambda name: layers_of(str(name)), replace=True
-)
-OmegaConf.register_new_resolver("source_for", source_for, replace=True)
+register_resolvers()
 
 
 class Sweeper(BasicSweeper):

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kn_sweeps.commands.console import ToldError, called, command, explained
 from kn_sweeps.commands.explaining import explain
+from kn_sweeps.commands.resolvers import register_resolvers
 from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.places import CONF, find_in_checkout
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("kn_sweeps")
 _OTHERWISE = {"launch": "python launch.py", "table": "python -m analysis.table"}
 # For the help text of conf/config.yaml, which names commands as they were called.
+register_resolvers()
 OmegaConf.register_new_resolver("called", lambda one: called(one, _OTHERWISE[one]), replace=True)
 
 Value = float | list[float] | str

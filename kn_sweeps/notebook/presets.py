@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kn_sweeps.commands.explaining import explain
+from kn_sweeps.commands.resolvers import register_resolvers
 from kn_sweeps.config import RunConfig, build, checked
 from kn_sweeps.methods.base import Method
 from kn_sweeps.methods.tuned import tuned
@@ -142,6 +143,7 @@ def _choices(group: str) -> list[str]:
 @cache
 def _composed(*overrides: str) -> dict[str, Any]:
     """A run's config, resolved but for what it cannot have a value for."""
+    register_resolvers()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", overrides=list(overrides))
