@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typing_extensions import override
 
 from kn_sweeps.config import build
 from kn_sweeps.models.language_model import LanguageModel
@@ -98,10 +99,11 @@ class _Counting(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._total = total
 
+    @override
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Any,  # noqa: ARG002
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:

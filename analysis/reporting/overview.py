@@ -127,8 +127,9 @@ def _unfinished(folder: Path) -> tuple[list[Unfinished], str]:
 
 
 def _cases(status: object) -> str:
-    known = isinstance(status, dict) and "total" in status
-    return f"{status['done']} of {status['total']}" if known else "-"  # type: ignore[index]
+    if isinstance(status, dict) and "total" in status:
+        return f"{status['done']} of {status['total']}"
+    return "-"
 
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

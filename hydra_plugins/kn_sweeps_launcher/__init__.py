@@ -21,6 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
+from typing_extensions import override
 
 from kn_sweeps.commands.resolvers import register_resolvers
 from kn_sweeps.sweeps.record import LauncherKind
@@ -49,20 +50,16 @@ class SweepLauncher(Launcher):
             for key, value in settings.items()
         }
 
+    @override
     def setup(
-        self,
-        *,
-        hydra_context: HydraContext,
-        task_function: TaskFunction,  # noqa: ARG002
-        config: DictConfig,
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take what Hydra composed so far."""
         self._loader, self._config = hydra_context.config_loader, config
 
+    @override
     def launch(
-        self,
-        job_overrides: Sequence[Sequence[str]],
-        initial_job_idx: int,  # noqa: ARG002
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Launch the runs and say what became of each."""
         from kn_sweeps.commands.launch import launch_composed

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kn_sweeps.data.sentences import bundled_pairs, fact_sentences
 from kn_sweeps.records.cache import cache_directory
@@ -35,11 +35,10 @@ def texts_of(name: str, count: int | None = None) -> Iterator[str]:
     Raises:
         ValueError: If it cannot be read.
     """
-    path = user_path(name)
     if name == "bundled":
         texts = iter(_bundled())
-    elif path.is_dir() or path.is_file():
-        texts = _lines(sorted(path.rglob("*.txt")) if path.is_dir() else [path])
+    elif (files := _local(name)) is not None:
+        texts = _lines(files)
     else:
         texts = _kept(_fetched(name, count))
     return itertools.islice((text for text in texts if text.strip()), count)
@@ -51,18 +50,25 @@ def fetch_texts(name: str, count: int | None = None) -> None:
     Raises:
         ValueError: If they cannot be had.
     """
-    path = user_path(name)
-    if name != "bundled" and not path.is_dir() and not path.is_file():
+    if name != "bundled" and _local(name) is None:
         _fetched(name, count)
 
 
 def texts_fingerprint(name: str) -> Any:
     """What tells the texts from others of that name: a file's content, a hub's commit."""
+    if name == "bundled":
+        return []
+    if (files := _local(name)) is not None:
+        return list(zip((file.name for file in files), digests(files), strict=True))
+    return _asked(name).commit
+
+
+def _local(name: str) -> list[Path] | None:
+    """The files of a text file or folder of that name; None where there is none."""
     path = user_path(name)
-    if path.is_dir() or path.is_file():
-        read = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        return list(zip((file.name for file in read), digests(read), strict=True))
-    return [] if name == "bundled" else _commit(name)
+    if path.is_dir():
+        return sorted(path.rglob("*.txt"))
+    return [path] if path.is_file() else None
 
 
 def _bundled() -> list[str]:
@@ -83,56 +89,58 @@ def _lines(files: list[Path]) -> Iterator[str]:
             raise ValueError(f"cannot read the text file {path}: {error}") from error
 
 
-def _commit(name: str) -> str:
+class _Asked(NamedTuple):
+    """Texts of the hub: a repository, one of its parts, and the commit that is read."""
+
+    repository: str
+    config: str | None
+    commit: str
+
+
+def _asked(name: str) -> _Asked:
     found = _NAME.fullmatch(name)
     if found is None:
         raise ValueError(
             f"text source {name!r}: expected NAME, NAME:CONFIG or NAME:CONFIG@REVISION"
         )
     try:
-        return commit_of(found["repository"], found["revision"], "dataset")
+        commit = commit_of(found["repository"], found["revision"], "dataset")
     except ValueError as error:
         raise type(error)(
             f"text source {name!r} is neither `bundled`, nor a text file or folder; asked as a "
             f"dataset of the hub: {error}"
         ) from error
+    return _Asked(found["repository"], found["config"], commit)
 
 
 def _fetched(name: str, count: int | None) -> Path:
-    """A file with the first `count` texts of a hub's dataset, one a line as JSON."""
-    commit = _commit(name)
-    found = _NAME.fullmatch(name)
-    assert found is not None
-    place = re.sub(r"[^\w.-]+", "--", f"{found['repository']}-{found['config'] or ''}")
-    folder = cache_directory("data") / "texts" / f"{place}@{commit}"
-    kept = {path.stem: path for path in folder.glob("*.jsonl")}
-    enough = [
-        path
-        for n, path in kept.items()
-        if n == "all" or (count is not None and n.isdigit() and int(n) >= count)
-    ]
-    if enough:
-        return enough[0]
-    log.info("fetching %s texts of %s", "all" if count is None else count, name)
-    path = folder / f"{'all' if count is None else count}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = _streamed(name, found["repository"], found["config"], commit)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+    """A file with the first `count` texts of a hub's dataset, or more, one a line as JSON."""
+    asked = _asked(name)
+    place = re.sub(r"[^\w.-]+", "--", f"{asked.repository}-{asked.config or ''}")
+    folder = cache_directory("data") / "texts" / f"{place}@{asked.commit}"
+    for path in folder.glob("*.jsonl"):
+        if path.stem == "all" or (count is not None and int(path.stem) >= count):
+            return path
+    wanted = "all" if count is None else str(count)
+    log.info("fetching %s texts of %s", wanted, name)
+    path = folder / f"{wanted}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         half = Path(scratch) / path.name
         with half.open("w", encoding="utf-8") as file:
-            for text in itertools.islice(filter(str.strip, rows), count):
+            for text in itertools.islice(filter(str.strip, _streamed(name, asked)), count):
                 file.write(json.dumps(text) + "\n")
         half.replace(path)
     return path
 
 
-def _streamed(name: str, repository: str, config: str | None, commit: str) -> Iterator[str]:
+def _streamed(name: str, asked: _Asked) -> Iterator[str]:
     """Texts as the hub sends them: of a large dataset no more than is read."""
     import datasets  # slow to import, and needed for the hub only
 
     try:
         rows = datasets.load_dataset(
-            repository, config, split="train", streaming=True, revision=commit
+            asked.repository, asked.config, split="train", streaming=True, revision=asked.commit
         )
         for row in rows:
             if "text" not in row:

@@ -54,8 +54,9 @@ class CoOccurrence:
         """
         fetch_texts(self.texts, self.samples)
 
-    def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:  # noqa: ARG002
+    def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:
         """Read the text once, counting the answers and triggers of all cases."""
+        del seed  # nothing is drawn
         pairs = [pair for case in cases if (pair := _pair(case)) is not None]
         if not pairs:
             raise ValueError(

@@ -53,13 +53,14 @@ class Quantity:
             return None
         return replace(self, name=name, meaning=_filled(self.meaning, found.groupdict()))
 
-    def under(self, ending: str, condition: str, **changed: str | bool | None) -> Quantity:
+    def under(self, ending: str, condition: str, *, unit: str | None = None) -> Quantity:
         """The same number under a condition, with an ending to its name; never a headline."""
         return replace(
             self,
-            **{"headline": False, **changed},  # type: ignore[arg-type]
             name=f"{self.name}_{ending}",
             meaning=f"{self.meaning}; {condition}",
+            unit=unit or self.unit,
+            headline=False,
         )
 
 

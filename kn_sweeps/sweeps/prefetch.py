@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build
@@ -47,11 +47,9 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
                 refuse_impossible(settings, described)
                 editable = settings.method.changes
                 settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
-                for texts in _fetchable([settings.method, *settings.measurement.values()]):
+                for texts in _texts([settings.method, *settings.measurement.values()]):
                     texts.fetch()
-            if _takes_statistics(settings.method) and _first(
-                done, config, "model", "dtype", "method"
-            ):
+            if _texts([settings.method]) and _first(done, config, "model", "dtype", "method"):
                 lm = load(settings.model, device(settings.device), settings.dtype)
                 settings.method.prepare(lm, settings.seed)
         except ValueError as error:
@@ -66,22 +64,10 @@ def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:
     return not (key in done or done.add(key))  # type: ignore[func-returns-value]
 
 
-def _fetchable(nodes: Sequence[Any]) -> Iterator[Any]:
-    """What can be fetched of methods and measurements, and of what they are made of."""
-    for node in nodes:
-        if hasattr(node, "fetch"):
-            yield node
-        if dataclasses.is_dataclass(node):
-            yield from _fetchable([getattr(node, one.name) for one in dataclasses.fields(node)])
-
-
-def _takes_statistics(method: Any) -> bool:
-    """Whether a method, or the one it controls, reads texts."""
-    from kn_sweeps.editing.second_moment import TextSource
-
-    values = [getattr(method, field.name) for field in dataclasses.fields(method)]
-    return any(
-        isinstance(value, TextSource)
-        or (dataclasses.is_dataclass(value) and _takes_statistics(value))
-        for value in values
-    )
+def _texts(nodes: Sequence[Any]) -> list[Any]:
+    """What reads texts among methods and measurements, and in what they are made of."""
+    found = [node for node in nodes if hasattr(node, "fetch")]
+    inside = [node for node in nodes if dataclasses.is_dataclass(node)]
+    for node in inside:
+        found += _texts([getattr(node, one.name) for one in dataclasses.fields(node)])
+    return found
