@@ -213,7 +213,7 @@ class RunDirectory:
         return Results(self.rows(), self.located(), self.attributions(), self.measurements())
 
     def rows(self, columns: Sequence[str] | None = None, filters: Any = None) -> pd.DataFrame:
-        """All rows of a run whose chunks are joined, or some, as `rows.read_rows` gives them."""
+        """All rows of a run whose chunks are joined, or some, as `row.read_rows` gives them."""
         return read_rows(self._verified(self.rows_path), columns, filters)
 
     def first_rows(self, rows: int, columns: Sequence[str]) -> pd.DataFrame:
