@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,11 @@ from kn_sweeps.progress.counting import counted
 
 Changed = Callable[[Sequence[Edit | None]], AbstractContextManager[None]]
 """Gives the rows of a batch, in order, these edits; None leaves a row as it is."""
+
+
+def unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
+    """Leaves all rows as they are."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -63,25 +68,27 @@ class Reply:
         answer: Greedy answer; a causal LM's has as many tokens as the longer target, a masked
             LM's as many pieces as `new`.
         first_log_probs: Log-probabilities of the answer's first token, in nats, on the CPU.
+        rival: The score of the third; None where there is none.
     """
 
     old: TargetScore
     new: TargetScore
     answer: str
     first_log_probs: Float[Tensor, " vocab"]
+    rival: TargetScore | None = None
 
 
 class Asked(NamedTuple):
-    """A question with both targets in its slot.
+    """A question with each target in its slot.
 
     Attributes:
         number: The question's, which replies are sorted by.
-        targets: The first and the second target, encoded.
+        targets: The first and the second target, encoded, and the rival where there is one.
         edit: See `asking.Question`.
     """
 
     number: int
-    targets: tuple[Encoded, Encoded]
+    targets: tuple[Encoded, ...]
     edit: Edit | None
 
 
@@ -155,4 +162,5 @@ def readings_of(log_probs: Float[Tensor, "reads vocab"], tokens: Sequence[int]) 
 def reply(lm: LanguageModel, scores: Sequence[TargetScore], answer: Ids, first: Tensor) -> Reply:
     """A reply whose answer is text."""
     text = str(lm.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
-    return Reply(scores[0], scores[1], text, first)
+    old, new, *rival = scores
+    return Reply(old, new, text, first, *rival)

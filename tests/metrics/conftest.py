@@ -20,6 +20,11 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "group": "",
         "probe": 0,
         "after": "edit",
+        "together": "",
+        "old_given": True,
+        "old_aliases": [],
+        "new_aliases": [],
+        "rival": "",
         "old": "Paris",
         "new": "Rome",
         "pre_answer": "Paris",
@@ -31,6 +36,7 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "kl": 0.1,
     } | given
     for when in ("pre", "post"):
+        row.setdefault(f"{when}_generated", None)
         for target in ("old", "new"):
             hit = row[f"{when}_answer"] == row[target]
             row[f"{when}_log_prob_{target}"] = row.get(f"{when}_log_prob_{target}", -1.0)
