@@ -16,7 +16,7 @@ from kn_sweeps.records.folders import listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
 from .shards import joined_results
-from .table import Found, Summary, find_runs, identity, identity_columns
+from .summaries import Found, Summary, find_runs, identity, identity_columns
 
 GROUP = ("model", "source", "dataset")
 """What a run was done on; runs that agree in it are compared with each other."""
@@ -27,7 +27,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        summary: Its summary, with the keys that `analysis.table.find_runs` adds.
+        summary: Its summary, with the keys that `analysis.summaries.find_runs` adds.
         directories: Where its files lie: one directory, or one for each shard.
         label: Names it among the runs of its model and data: its method, and what else differs.
     """

@@ -14,7 +14,7 @@ from kn_sweeps.records.status import read_status
 from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 from ..runs import Run
-from ..table import Found, identity
+from ..summaries import Found, identity
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..runs import Run
-from ..table import Found
+from ..summaries import Found
 from .comparison import comparison
 from .examples import examples
 from .neurons import heat_maps
