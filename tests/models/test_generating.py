@@ -35,7 +35,7 @@ def _generated(lm: LanguageModel, query: Query, edit: Edit | None, tokens: int) 
             eos_token_id=ends,
             pad_token_id=0,
         )
-    new = output[0, ids.shape[1] :]
+    new = [token for token in output[0, ids.shape[1] :].tolist() if token not in ends]
     return str(lm.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
