@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
+from kn_sweeps.models.chat import check_template, in_chat
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
 from kn_sweeps.progress.counting import counted
@@ -113,6 +114,7 @@ class LanguageModel(Shown):
         name: str = "",
         revision: str = "",
         start_token: str | None = None,
+        chat: bool = False,
         batch_size: int = 64,
     ) -> None:
         """Freeze `model`, check its tokenizer, its architecture and that it keeps the `laws`.
@@ -124,6 +126,7 @@ class LanguageModel(Shown):
             revision: Which weights these are; nothing is cached of a model that does not say.
             start_token: What every prompt of a causal LM starts with; None for the tokenizer's own
                 way, see `tokenization.encode`.
+            chat: Whether a causal LM is asked through its tokenizer's chat template.
             batch_size: Rows in one forward pass when scoring.
 
         Raises:
@@ -145,6 +148,7 @@ class LanguageModel(Shown):
         self.name = name
         self.revision = revision
         self.start_token = start_token
+        self.chat = chat
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
@@ -160,6 +164,10 @@ class LanguageModel(Shown):
             raise ValueError(f"{name}: the start token {start_token!r} is not in the vocabulary")
         if self.kind == "masked" and tokenizer.mask_token_id is None:
             raise ValueError(f"{name}: a masked LM needs a tokenizer with a mask token")
+        if chat and self.kind == "masked":
+            raise ValueError(f"{name} is a masked LM: it does not chat; use model.chat=false")
+        if chat:
+            check_template(tokenizer, name)
         check_laws(self)
 
     def sheet(self) -> Sheet:
@@ -171,6 +179,7 @@ class LanguageModel(Shown):
             ("dtype", str(self.model.dtype).removeprefix("torch.")),
             ("device", str(self.device)),
             *([("start token", self.start_token)] if self.start_token else []),
+            *([("asked", "through its chat template")] if self.chat else []),
         ]
         return Sheet(f"language model {self.name}", lines)
 
@@ -199,6 +208,13 @@ class LanguageModel(Shown):
         return torch.device(self.model.device)
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text: the tokenizer's own first, then those of its generation."""
+        told = getattr(self.model.generation_config, "eos_token_id", None)
+        every = [self.tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
+        return tuple(dict.fromkeys(int(one) for one in every if one is not None))
+
+    @property
     def is_edited(self) -> bool:
         """Whether hooks change what its MLPs put out."""
         projections = map(self.architecture.mlp_output, range(self.architecture.layers))
@@ -206,15 +222,36 @@ class LanguageModel(Shown):
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        return self._short_enough(
-            query, encode(self.tokenizer, self.kind, query, target, self.start_token)
-        )
+        asked, templated = self._as_asked(query)
+        tokenizer, start = self.tokenizer, self.start_token
+        encoded = encode(tokenizer, self.kind, asked, target, start, templated=templated)
+        return self._short_enough(query, encoded)
 
     def encode_open(self, query: Query) -> Encoded:
         """Tokenise a query without an answer; see `tokenization.encode_open`."""
+        asked, templated = self._as_asked(query)
+        tokenizer, start = self.tokenizer, self.start_token
         return self._short_enough(
-            query, encode_open(self.tokenizer, self.kind, query, self.start_token)
+            query, encode_open(tokenizer, self.kind, asked, start, templated=templated)
         )
+
+    def ended(self, encoded: Encoded) -> Encoded:
+        """A causal LM's target with the token that ends a text, as what it should answer.
+
+        Raises:
+            UnscorableError: If nothing says which that is, or the model is a masked one.
+        """
+        if not self.ends or self.kind == "masked":
+            raise UnscorableError("no token ends an answer", f"of {self.name}")
+        start, stop = encoded.target
+        return Encoded((*encoded.ids, self.ends[0]), (start, stop + 1), encoded.subject)
+
+    def _as_asked(self, query: Query) -> tuple[Query, bool]:
+        """The query as it is read, and whether all special tokens are in it."""
+        if not self.chat:
+            return query, False
+        asked = in_chat(self.tokenizer, query)
+        return asked, asked is not query
 
     def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
         limit = self.architecture.max_tokens
