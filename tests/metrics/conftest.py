@@ -22,12 +22,18 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "after": "edit",
         "old": "Paris",
         "new": "Rome",
+        "rival": "",
+        "old_ids": [1],
+        "new_ids": [2],
+        "rival_ids": [3],
         "pre_answer": "Paris",
         "post_answer": "Rome",
         "pre_margin": -1.0,
         "post_margin": 1.0,
         "pre_log_prob_old": -1.0,
         "post_log_prob_old": -2.0,
+        "pre_log_prob_rival": None,
+        "post_log_prob_rival": None,
         "kl": 0.1,
     } | given
     for when in ("pre", "post"):
