@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.base import Metric, Results, clusters
 from kn_sweeps.metrics.bootstrap import Estimate, FloatArray
 from kn_sweeps.metrics.quantities import PROBABILITY, SHARE, Quantity
 
@@ -91,7 +91,7 @@ class Rewriting(Metric):
             "neighbourhood": self._of_cases(results.of("neighbour"), "old", "rival"),
         }
         found = {
-            f"{part}_{name}": self._mean(cases[name], cases["edit"])
+            f"{part}_{name}": self._mean(cases[name], cases["cluster"])
             for part, cases in parts.items()
             for name in ("score", "magnitude")
             if not cases.empty
@@ -101,7 +101,7 @@ class Rewriting(Metric):
         return found
 
     def _of_cases(self, rows: pd.DataFrame, better: Answer, worse: Answer) -> pd.DataFrame:
-        """Columns `edit`, `score` and `magnitude`, a row a case; NaN where it compares nothing."""
+        """Columns `cluster`, `score` and `magnitude`, a row a case; NaN where none is judged."""
         rows = rows[rows["task"] == "fact"]
         one, other = self._log_likelihood(rows, better), self._log_likelihood(rows, worse)
         comparable = np.isfinite(one) & np.isfinite(other) & (rows[better] != rows[worse])
@@ -109,15 +109,14 @@ class Rewriting(Metric):
             "score": np.where(comparable, one > other, np.nan),
             "magnitude": np.where(comparable, np.exp(one) - np.exp(other), np.nan),
         }
-        of_case = rows[["edit", "case"]].assign(**compared).groupby(["edit", "case"])
-        return of_case.mean().reset_index()
+        named = rows[["case"]].assign(cluster=clusters(rows), **compared)
+        return named.groupby(["cluster", "case"]).mean().reset_index()
 
     def _log_likelihood(self, rows: pd.DataFrame, answer: Answer) -> FloatArray:
-        found = rows[f"post_log_prob_{answer}"].to_numpy(np.float64)
+        found: FloatArray = rows[f"post_log_prob_{answer}"].to_numpy(np.float64)
         if self.likelihood == "joint":
             return found
-        tokens: FloatArray = rows[f"{answer}_ids"].str.len().to_numpy(np.float64)
-        return found / tokens
+        return found / rows[f"{answer}_ids"].str.len().to_numpy(np.float64)
 
     def _harmonic(self, parts: Sequence[pd.DataFrame]) -> Estimate:
         """The harmonic mean of the scores; edits are drawn with all their cases."""
@@ -125,18 +124,18 @@ class Rewriting(Metric):
         n = min(map(len, judged))
         if not n:
             return Estimate(None, None, None, 0)
-        edits = sorted(set().union(*(cases["edit"] for cases in judged)))
-        by_edit = np.stack(
+        names = sorted(set().union(*(cases["cluster"] for cases in judged)))
+        by_cluster = np.stack(
             [
-                cases.groupby("edit")["score"].agg(["sum", "count"]).reindex(edits, fill_value=0)
+                cases.groupby("cluster")["score"].agg(["sum", "count"]).reindex(names, fill_value=0)
                 for cases in judged
             ]
         )
 
         def statistic(weights: FloatArray) -> FloatArray:
-            sums, counts = np.moveaxis(weights @ by_edit, 2, 0)
+            sums, counts = np.moveaxis(weights @ by_cluster, 2, 0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 harmonic: FloatArray = len(parts) / (counts / sums).sum(0)
             return harmonic
 
-        return self.bootstrap.estimate(statistic, edits, n)
+        return self.bootstrap.estimate(statistic, names, n)

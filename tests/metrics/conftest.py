@@ -20,6 +20,10 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "group": "",
         "probe": 0,
         "after": "edit",
+        "together": "",
+        "old_given": True,
+        "old_aliases": [],
+        "new_aliases": [],
         "old": "Paris",
         "new": "Rome",
         "rival": "",
@@ -34,9 +38,11 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "post_log_prob_old": -2.0,
         "pre_log_prob_rival": None,
         "post_log_prob_rival": None,
+        "token_kept": 0.5,
         "kl": 0.1,
     } | given
     for when in ("pre", "post"):
+        row.setdefault(f"{when}_generated", None)
         for target in ("old", "new"):
             hit = row[f"{when}_answer"] == row[target]
             row[f"{when}_log_prob_{target}"] = row.get(f"{when}_log_prob_{target}", -1.0)

@@ -40,7 +40,7 @@ def _reference_log_probs(lm: LanguageModel, query: Query, target: str) -> list[f
 
 def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) -> None:
     replies = ask(any_lm, QUESTIONS)
-    for (query, old, new, _), reply in zip(QUESTIONS, replies, strict=True):
+    for (query, old, new, *_), reply in zip(QUESTIONS, replies, strict=True):
         for target, score in ((old, reply.old), (new, reply.new)):
             expected = _reference_log_probs(any_lm, query, target)
             assert list(score.log_probs) == pytest.approx(expected, abs=1e-5)
@@ -48,7 +48,7 @@ def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) ->
 
 
 def test_greedy_answers_equal_the_reference(any_lm: LanguageModel) -> None:
-    for query, old, new, _ in QUESTIONS:
+    for query, old, new, *_ in QUESTIONS:
         (reply,) = ask(any_lm, [Question(query, old, new)])
         encoded = any_lm.encode(query, new)
         n = len(encoded.target_ids)
@@ -170,7 +170,7 @@ def test_a_model_in_double_precision_is_read_in_double_precision(any_lm: Languag
     replies = ask(any_lm, QUESTIONS)
     # GPT-J casts its own logits to float32; its head does not.
     digits = 1e-7 if any_lm.architecture.model_type == "gptj" else 1e-12
-    for (query, old, _, _), reply in zip(QUESTIONS, replies, strict=True):
+    for (query, old, *_), reply in zip(QUESTIONS, replies, strict=True):
         expected = sum(_reference_log_probs(any_lm, query, old))
         assert reply.old.log_prob == pytest.approx(expected, rel=digits)
         assert reply.first_log_probs.dtype == torch.float64
