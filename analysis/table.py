@@ -118,8 +118,21 @@ def markdown(summaries: Sequence[Summary]) -> str:
     signs = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
     escaped = ([text.translate(signs) for text in line] for line in lines)
     table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    protocols = [f"- protocol: {line.translate(signs)}\n" for line in protocol_lines(summaries)]
     meanings = [f"- `{one.name}`: {one}\n" for one in map(quantity, names) if one.meaning]
-    return "\n".join([table, "".join(meanings)]) if meanings else table
+    below = "".join([*meanings, *protocols])
+    return f"{table}\n{below}" if below else table
+
+
+def protocol_lines(summaries: Sequence[Summary]) -> list[str]:
+    """How the numbers came about: every protocol once, with its runs where there are several."""
+    runs: dict[str, list[str]] = {}
+    for one in summaries:
+        if "protocol" in one:
+            runs.setdefault(one_line(one["protocol"]), []).append(identity(one, "method"))
+    if len(runs) < 2:
+        return list(runs)
+    return [f"{', '.join(dict.fromkeys(names))}: {text}" for text, names in runs.items()]
 
 
 def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
@@ -127,7 +140,7 @@ def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
 
     What a run does not have is None.
     """
-    columns = ["run_id", "sweep", *IDENTITY, "seed"]
+    columns = ["run_id", "sweep", *IDENTITY, "seed", "protocol"]
     telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
     rows = []
@@ -138,7 +151,7 @@ def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
             for name in metric_names(summaries)
             for part in parts
         }
-        rows.append({**{c: s[c] for c in columns}, **told, **numbers})
+        rows.append({**{c: s.get(c) for c in columns}, **told, **numbers})
     return rows
 
 
@@ -221,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(json.dumps(found.summaries, indent=2, allow_nan=False))
     else:
         show(found.summaries, metrics)
+        for line in protocol_lines(found.summaries):
+            remark(f"protocol: {line}")
     if found.unfinished:
         remark(f"not shown: {found.unfinished} unfinished")
     write_files(args.out or common(folders), found.summaries)

@@ -251,6 +251,7 @@ def _what_ran(summaries: Sequence[Summary], provenance: Sequence[Mapping[str, An
     facts = {
         "Models": [f"{s['model']} ({s['source']} data)" for s in summaries],
         "Methods": [f"{s['method']} ({s['intent']})" for s in summaries],
+        "Protocol": [s["protocol"] for s in summaries if "protocol" in s],
         "Data": [f"{p.get('data_source')} {p.get('data_fingerprint')}" for p in provenance],
         "Commit": [commit(p) for p in provenance],
         "Device": [f"{p.get('device')} {p.get('dtype')}" for p in provenance],

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Part of every run id: raise it when the same config gives other rows, or other columns."""
 
 When = Literal["pre", "post"]
@@ -126,6 +126,9 @@ class Row(TypedDict, total=False):
     post_token_new: Annotated[float, "as `pre_token_new`, of the edited model", "0 to 1"]
     post_log_prob_rival: Annotated[float, "as `pre_log_prob_rival`, of the edited model", "nats"]
     post_generated: Annotated[str, "as `pre_generated`, of the edited model"]
+    token_kept: Annotated[
+        float, "share of old's tokens whose argmax, behind those before, the edit leaves", "0 to 1"
+    ]
     kl: Annotated[float, "KL(pre, post) of the answer's first token; none for a sentence", "nats"]
 
 

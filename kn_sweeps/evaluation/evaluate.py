@@ -250,8 +250,14 @@ def _scored(row: Row, probe: Probe, pre: _Said, post: _Said) -> Row:
         "post_exact_new": post.new.exact,
         "post_argmax_new": post.new.argmax,
         "post_token_new": post.new.token_share,
+        "token_kept": _share_kept(pre.old, post.old),
         "kl": _kl(pre.first_log_probs, post.first_log_probs),
     }
+
+
+def _share_kept(pre: TargetScore, post: TargetScore) -> float:
+    """Share of a target's tokens whose argmax is the same before and after."""
+    return sum(a == b for a, b in zip(pre.best, post.best, strict=True)) / len(pre.best)
 
 
 def _kl(pre: torch.Tensor | None, post: torch.Tensor | None) -> float:

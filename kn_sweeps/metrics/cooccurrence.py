@@ -113,7 +113,6 @@ class CoOccurrence(Metric):
         n = sum(map(len, telling(*columns)))
         if n == 0:
             return Estimate(None, None, None, 0), Estimate(None, None, None, 0)
-        value = rank_correlation(*columns)
         codes, names = pd.factorize(table["cluster"])
 
         def correlations(weights: FloatArray) -> FloatArray:
@@ -121,11 +120,9 @@ class CoOccurrence(Metric):
             drawn = (np.repeat(np.arange(len(codes)), w[codes].astype(int)) for w in weights)
             return np.array([rank_correlation(*(c[at] for c in columns)) for at in drawn])
 
-        ends = self.bootstrap.interval(correlations, len(names))
-        low, high = (float(end) if np.isfinite(end) else None for end in ends)
         seed = self.bootstrap.seed
         p = permutation_p(*columns, permutations=self.permutations, seed=seed)
-        return Estimate(value, low, high, n), Estimate(p, None, None, n)
+        return self.bootstrap.estimate(correlations, names, n), Estimate(p, None, None, n)
 
 
 def members(groups: ArrayLike) -> list[NDArray[np.intp]]:

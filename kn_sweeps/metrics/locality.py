@@ -27,7 +27,7 @@ def unchanged(rows: pd.DataFrame) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class Locality(Metric):
-    """`locality`, also of free answers and of each set of neighbours, and `locality_kl`.
+    """`locality`, of free answers, of teacher-forced tokens, of each set; and `locality_kl`.
 
     It has no scorer: the answer is compared with the model's own, not with a target.
     """
@@ -48,6 +48,13 @@ class Locality(Metric):
             unit=NATS,
             counts="neighbours",
             better="lower",
+        ),
+        Quantity(
+            name="locality_token",
+            meaning="share of unrelated answers' tokens whose argmax stays, under teacher forcing",
+            unit=SHARE,
+            counts="neighbours that are facts",
+            better="higher",
         ),
         Quantity(
             name="locality_generated",
@@ -75,6 +82,8 @@ class Locality(Metric):
             for group in sorted(rows["group"].unique())
         }
         found = self._means(rows, {"locality": same, **groups, "locality_kl": rows["kl"]})
+        facts = rows[rows["task"] == "fact"]
+        found |= self._means(facts, {"locality_token": facts["token_kept"]})
         written = rows[rows["post_generated"].notna()]
         stays = written["pre_generated"].map(normalised) == written["post_generated"].map(
             normalised

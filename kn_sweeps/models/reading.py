@@ -33,19 +33,24 @@ class TargetScore:
     Attributes:
         ids: The target's token ids.
         log_probs: Log-probability of each, in nats, given the gold tokens before it.
-        hits: Whether each is the argmax at its position.
+        best: The argmax at the position of each, likewise.
         exact: Whether the greedy answer, as long as the target, is the target.
     """
 
     ids: Ids
     log_probs: tuple[float, ...]
-    hits: tuple[bool, ...]
+    best: Ids
     exact: bool
 
     @property
     def log_prob(self) -> float:
         """Joint log-probability of the target, in nats."""
         return sum(self.log_probs)
+
+    @property
+    def hits(self) -> tuple[bool, ...]:
+        """Whether each token is the argmax at its position."""
+        return tuple(one == best for one, best in zip(self.ids, self.best, strict=True))
 
     @property
     def argmax(self) -> bool:
@@ -113,9 +118,9 @@ class Slot(NamedTuple):
 
 def score(ids: Ids, found: Sequence[Reading], answer: Ids | None = None) -> TargetScore:
     """The score of a target by what was read at its tokens, and by the greedy answer."""
-    hits = tuple(one.argmax == one.gold for one in found)
-    exact = all(hits) if answer is None else answer == ids
-    return TargetScore(ids, tuple(one.log_prob for one in found), hits, exact)
+    best = tuple(one.argmax for one in found)
+    exact = (best if answer is None else answer) == ids
+    return TargetScore(ids, tuple(one.log_prob for one in found), best, exact)
 
 
 def batches(

@@ -342,3 +342,13 @@ def test_no_text_breaks_the_markdown_table_or_the_screen(tmp_path, capsys):
     plain = [line.replace("\\\\", "").replace("\\|", "") for line in (head, rule, row)]
     assert len({line.count("|") for line in plain}) == 1
     assert "<b>" not in row
+
+
+def test_protocols_that_differ_stand_with_the_methods_they_are_of(tmp_path, capsys):
+    write_run(tmp_path, "a", protocol="scorer exact; alone")
+    write_run(tmp_path, "b", protocol="scorer exact; alone", seed=1)
+    write_run(tmp_path, "c", protocol="scorer token; alone", method="kn")
+    table.main([str(tmp_path)])
+    told = capsys.readouterr().err
+    assert "protocol: rome: scorer exact; alone\n" in told
+    assert "protocol: kn: scorer token; alone\n" in told

@@ -138,3 +138,39 @@ def test_the_models_own_answer_stands_in_for_one_that_nobody_says(some_lm: Langu
     assert (first.old, first.new) == (filled.edit.old, "Rome")
     assert second.old == second.new != ""
     assert with_own_answers(some_lm, [FACT]) == [FACT]
+
+
+def test_the_tokens_that_are_kept_are_counted_behind_the_answers_own_tokens(
+    causal_lm: LanguageModel,
+) -> None:
+    plan = _plan(causal_lm)
+    row = evaluate(causal_lm, [FACT], plan, "replace")[1]
+    encoded = causal_lm.encode(OTHER, "New Delhi")
+    assert len(encoded.target_ids) == 2
+    found: list[list[int]] = []
+    for edit in (NeuronScale((), 1.0), plan.edits["a"]):
+        with applied(causal_lm, edit), torch.no_grad():
+            found.append(
+                [
+                    int(causal_lm.model(torch.tensor([ids])).logits[0, -1].argmax())
+                    for n in range(2)
+                    for ids in [(*encoded.prompt_ids, *encoded.target_ids[:n])]
+                ]
+            )
+    kept = [one == other for one, other in zip(*found, strict=True)]
+    assert row["token_kept"] == sum(kept) / 2
+
+
+def test_a_rival_is_rated_and_changes_nothing_else(some_lm: LanguageModel) -> None:
+    plan = _plan(some_lm)
+    (neighbour,) = FACT.probes
+    drawn_to = replace(FACT, probes=(replace(neighbour, rival="Rome"),))
+    (plain, rated) = (evaluate(some_lm, [one], plan, "replace")[1] for one in (FACT, drawn_to))
+    (reply,) = ask(some_lm, [Question(OTHER, "Rome", "Rome")])
+    assert rated["pre_log_prob_rival"] == pytest.approx(reply.old.log_prob, abs=1e-5)
+    assert rated["rival_ids"] == list(reply.old.ids)
+    for name in plain.keys() - {"rival"}:
+        if isinstance(value := plain[name], float):  # type: ignore[literal-required]
+            assert rated[name] == pytest.approx(value, abs=1e-5)  # type: ignore[literal-required]
+        else:
+            assert rated[name] == value, name  # type: ignore[literal-required]
