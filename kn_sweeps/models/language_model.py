@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,8 +23,7 @@ from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.chat import check_template, in_chat
 from kn_sweeps.models.precision import at_least_float32
-from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
-from kn_sweeps.progress.counting import counted
+from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
 from kn_sweeps.showing.sheets import Sheet, Shown
 
 Ids = tuple[int, ...]
@@ -52,20 +50,6 @@ class Batch:
 
     ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch seq"]
-
-
-class _Begun(NamedTuple):
-    """A row to sample into.
-
-    Attributes:
-        ids: Its tokens; a masked LM's masks are among them.
-        text: Position of the first token that is text.
-        blank: Position of the first token to sample.
-    """
-
-    ids: Ids
-    text: int
-    blank: int
 
 
 _read: ContextVar[Bool[Tensor, "batch seq"] | None] = ContextVar("_read", default=None)
@@ -323,70 +307,3 @@ class LanguageModel(Shown):
         """`ids` with masks at the positions `where`."""
         mask = int(self.tokenizer.mask_token_id)
         return tuple(mask if i in where else token for i, token in enumerate(ids))
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        count: int,
-        length: int,
-        *,
-        top_k: int,
-        generator: torch.Generator,
-        openings: Sequence[str] = (),
-    ) -> list[str]:
-        """Sample texts from the model itself, each token from its `top_k`.
-
-        A causal LM continues its start token, or an opening as it would read a prompt; a masked LM
-        fills a row of masks behind it from left to right.
-
-        Args:
-            count: Number of texts.
-            length: Tokens sampled for each, behind its opening.
-            top_k: How many of the likeliest tokens are drawn from.
-            generator: A CPU generator: the draw does not depend on the device.
-            openings: How texts begin: the n-th with the n-th of them, over and over.
-
-        Raises:
-            ValueError: If an opening has a token that the tokenizer does not know.
-        """
-        begun = [self._begun(text, length) for text in openings or ("",)]
-        starts = [begun[n % len(begun)] for n in range(count)]
-        rows = [list(start.ids) for start in starts]
-        for step in counted(range(length), "sampled token"):
-            places = [start.blank + step for start in starts]
-            read = places if self.kind == "masked" else [at - 1 for at in places]
-            batch = self.batch([tuple(row) for row in rows])
-            log_probs = self.log_probs(batch, range(count), read).cpu()
-            log_probs[:, self.tokenizer.all_special_ids] = -torch.inf
-            top = log_probs.topk(top_k)
-            drawn = torch.multinomial(top.values.exp(), 1, generator=generator)
-            tokens = top.indices.gather(1, drawn)[:, 0].tolist()
-            for row, at, token in zip(rows, places, tokens, strict=True):
-                row[at : at + 1] = [token]
-        texts = self.tokenizer.batch_decode(
-            [row[s.text : s.blank + length] for row, s in zip(rows, starts, strict=True)],
-            skip_special_tokens=True,
-        )
-        return [text.strip() for text in texts]
-
-    def _begun(self, opening: str, length: int) -> _Begun:
-        """A row to sample into, with masks behind the opening where the model fills them."""
-        blanks = [self.tokenizer.mask_token] * length if self.kind == "masked" else []
-        text = " ".join([opening.strip(), *blanks]).strip()
-        encoding = self.tokenizer(text, return_offsets_mapping=True)
-        ids: list[int] = list(encoding["input_ids"])
-        known = [at for at, (a, b) in enumerate(encoding["offset_mapping"]) if a < b]
-        if self.tokenizer.unk_token_id in [ids[at] for at in known]:
-            raise ValueError(
-                f"the opening {opening!r} is not in the vocabulary of {self.name}; choose openings "
-                "it knows, or none"
-            )
-        if self.kind == "masked":
-            return _Begun(tuple(ids), known[0], ids.index(self.tokenizer.mask_token_id))
-        if not known:
-            return _Begun((start_id(self.tokenizer, self.start_token),), 1, 1)
-        # What the tokenizer puts behind a text would end it here.
-        ids, first = ids[: known[-1] + 1], known[0]
-        if first == 0 and self.start_token is not None:
-            ids, first = [start_id(self.tokenizer, self.start_token), *ids], 1
-        return _Begun(tuple(ids), first, len(ids))

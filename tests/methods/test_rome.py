@@ -264,5 +264,5 @@ def test_an_answer_with_its_end_is_optimised_up_to_the_end(lm_of) -> None:  # no
         with applied(lm, method.plan(lm, [case]).edits[case.id]):
             return lm.log_probs(lm.batch([row.ids]), [0], [row.positions[-1]])[0, row.tokens[-1]]
 
-    assert encoded.ids[-1] == lm.tokenizer.eos_token_id
+    assert encoded.ids[-1] == lm.ends[0]
     assert end_log_prob(ends) > end_log_prob(replace(ends, end_of_answer=False)) + 1
