@@ -122,7 +122,7 @@ def settings_of(directory: RunDirectory) -> dict[str, str]:
     if directory.config_path.is_file():
         config = directory.config()
         # What else a model's config says is a default of its methods, and stands in theirs.
-        own = ("name", "start_token")
+        own = ("name", "start_token", "chat")
         model = {k: v for k, v in config.pop("model", {}).items() if k in own}
         walk({k: v for k, v in config.items() if k not in CANNOT_CHANGE_ROWS}, "")
         walk(model, "model")

@@ -233,7 +233,7 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
         kept.pop("measurement", None)
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in _PLACE}
     # What else is said of a model counts where it is taken: its openings in the method.
-    kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
+    kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token", "chat")}
     text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

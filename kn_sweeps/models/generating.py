@@ -120,7 +120,7 @@ def _written(
     """The texts behind a batch of prompts."""
     trunks = Trunks(lm, batch, changed)
     prompts = [ids for ids, _ in batch]
-    ends = _end_tokens(lm)
+    ends = lm.ends
     longest = lm.architecture.max_tokens
     room = [min(writing.max_tokens, (longest or math.inf) - len(ids)) for ids in prompts]
     draws = [generator(writing.seed, "text", *ids) for ids in prompts]
@@ -182,10 +182,3 @@ def _chosen(
     odds = top.values.cpu().exp()
     drawn = [int(torch.multinomial(o, 1, generator=g)) for o, g in zip(odds, draws, strict=True)]
     return [int(ids[n]) for ids, n in zip(top.indices.cpu(), drawn, strict=True)]
-
-
-def _end_tokens(lm: LanguageModel) -> frozenset[int]:
-    """What ends a text: of the tokenizer, and of how the model is to generate."""
-    ends = getattr(lm.model.generation_config, "eos_token_id", None)
-    every = [lm.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
-    return frozenset(one for one in every if one is not None)

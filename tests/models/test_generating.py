@@ -24,8 +24,7 @@ def _edit(lm: LanguageModel) -> RankOne:
 
 def _generated(lm: LanguageModel, query: Query, edit: Edit | None, tokens: int) -> str:
     ids = torch.tensor([lm.encode_open(query).prompt_ids])
-    named = (lm.tokenizer.eos_token_id, lm.model.generation_config.eos_token_id)
-    ends = [one for one in named if one is not None]
+    ends = list(lm.ends)
     with applied(lm, edit) if edit is not None else torch.no_grad():
         output = lm.model.generate(
             input_ids=ids,
@@ -41,6 +40,7 @@ def _generated(lm: LanguageModel, query: Query, edit: Edit | None, tokens: int) 
 
 def test_free_answers_equal_generate_one_by_one_under_every_rows_edit(
     any_lm: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     edit = _edit(any_lm)
     asked = [Prompt(query, one) for query in QUERIES for one in (None, edit)]
@@ -51,16 +51,20 @@ def test_free_answers_equal_generate_one_by_one_under_every_rows_edit(
         return
     found = write(any_lm, asked, whole, partial(applied_rowwise, any_lm))
     assert found == [_generated(any_lm, query, one, 12) for query, one in asked]
-    any_lm.batch_size = 2
+    monkeypatch.setattr(any_lm, "batch_size", 2)
     assert write(any_lm, asked, whole, partial(applied_rowwise, any_lm)) == found
 
 
-def test_a_text_ends_with_its_sentence_and_at_the_models_length(lm_of) -> None:  # noqa: ANN001
+def test_a_text_ends_with_its_sentence_and_at_the_models_length(
+    lm_of,  # noqa: ANN001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     lm = lm_of("gpt2")
     (whole,) = write(lm, [Prompt(QUERIES[0])], Writing(12, stops=False))
     (sentence,) = write(lm, [Prompt(QUERIES[0])], Writing(12))
     assert sentence == whole[: natural_end(whole)].strip()
-    lm.architecture.max_tokens = len(lm.encode_open(QUERIES[0]).prompt_ids) + 2
+    read = len(lm.encode_open(QUERIES[0]).prompt_ids)
+    monkeypatch.setattr(lm.architecture, "max_tokens", read + 2)
     (short,) = write(lm, [Prompt(QUERIES[0])], Writing(12, stops=False))
     assert whole.startswith(short)
     assert len(lm.tokenizer.tokenize(short)) <= 2
