@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from kn_sweeps.config import build
 from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.records.folders import listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
 from .shards import joined_results
-from .table import Found, Summary, find_runs, identity, identity_columns
+from .summaries import Found, Summary, find_runs, identity, identity_columns
 
 GROUP = ("model", "source", "dataset")
 """What a run was done on; runs that agree in it are compared with each other."""
@@ -27,7 +29,7 @@ class Run:
     """A finished run.
 
     Attributes:
-        summary: Its summary, with the keys that `analysis.table.find_runs` adds.
+        summary: Its summary, with the keys that `analysis.summaries.find_runs` adds.
         directories: Where its files lie: one directory, or one for each shard.
         label: Names it among the runs of its model and data: its method, and what else differs.
     """
@@ -79,6 +81,18 @@ class Run:
         """A value of the config by its dotted name, as text; None where it has none."""
         value = self.summary["settings"].get(name)
         return None if value is None else str(value)
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """The metrics that it was scored by."""
+        nodes = self.directories[0].config()["metric"]
+        return [build(node, None, f"metric.{name}") for name, node in nodes.items()]
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How its intervals were had."""
+        found: Bootstrap = build(self.directories[0].config().get("bootstrap", {}), Bootstrap)
+        return found
 
     @cached_property
     def results(self) -> Results:

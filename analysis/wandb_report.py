@@ -21,7 +21,7 @@ from kn_sweeps.records.folders import find_folder
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
 from .runs import provenance_of
-from .table import find_runs
+from .summaries import find_runs
 
 if TYPE_CHECKING:
     import wandb_workspaces.reports.v2 as wr

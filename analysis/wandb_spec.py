@@ -20,15 +20,8 @@ from wandb_workspaces import expr
 
 from kn_sweeps.metrics.catalogue import quantity
 
-from .table import (
-    IDENTITY,
-    Summary,
-    blocks,
-    chosen_metrics,
-    identity_columns,
-    metric_names,
-    one_line,
-)
+from .summaries import IDENTITY, Summary, identity_columns, metric_names
+from .table import blocks, chosen_metrics, one_line
 
 INTENTS = {
     "replace": "Replace edits: the model should answer something new",
@@ -98,7 +91,7 @@ def report(
     """The report: the comparison by intent and dataset, what ran, and all metrics.
 
     Args:
-        summaries: As `analysis.table.find_runs` gives them.
+        summaries: As `analysis.summaries.find_runs` gives them.
         provenance: Of each run, as in its `provenance.json`.
         place: Where the runs are. Panels name no project yet: W&B asks the server for its id.
     """
@@ -258,6 +251,7 @@ def _what_ran(summaries: Sequence[Summary], provenance: Sequence[Mapping[str, An
     facts = {
         "Models": [f"{s['model']} ({s['source']} data)" for s in summaries],
         "Methods": [f"{s['method']} ({s['intent']})" for s in summaries],
+        "Protocol": [s["protocol"] for s in summaries if "protocol" in s],
         "Data": [f"{p.get('data_source')} {p.get('data_fingerprint')}" for p in provenance],
         "Commit": [commit(p) for p in provenance],
         "Device": [f"{p.get('device')} {p.get('dtype')}" for p in provenance],

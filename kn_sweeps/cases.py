@@ -11,7 +11,17 @@ from typing import Literal, get_args
 
 from kn_sweeps.showing.sheets import Sheet, Shown
 
-ProbeKind = Literal["edit", "rephrase", "neighbour", "reversal", "synonym", "sentence", "elsewhere"]
+ProbeKind = Literal[
+    "edit",
+    "rephrase",
+    "neighbour",
+    "reversal",
+    "synonym",
+    "portability",
+    "sentence",
+    "continuation",
+    "elsewhere",
+]
 Task = Literal["fact", "syntax"]
 Intent = Literal["replace", "erase"]
 LMKind = Literal["causal", "masked"]
@@ -91,15 +101,24 @@ class Probe:
 
     Attributes:
         query: What is asked.
-        old: The answer before the edit; for syntax, the grammatical form.
+        old: The answer before the edit; for syntax, the grammatical form. Empty where nobody says:
+            then it is the unedited model's own, see `evaluation.own_answers`.
         new: The answer a perfect edit would give. For a fact's neighbour it equals `old`; for a
             minimal pair it is the ungrammatical form, also in a neighbour, whose preference
             between the two must not change.
-        kind: What the probe tests. A `sentence` probe has an empty query and whole sentences
-            as answers: it compares a minimal pair as the BLiMP benchmark does. One `elsewhere`
-            judges nothing: it follows what the edit does to another word or another source.
-        group: The named set it belongs to: a neighbour's set, a reversal's direction, the source
-            or the number of one elsewhere.
+        kind: What the probe tests. `portability` is what should follow from the edit: a hop
+            further, an alias, a relation of the new answer. A `sentence` probe has an empty query
+            and whole sentences as answers: it compares a minimal pair as the BLiMP benchmark does.
+            A `continuation` has no answers: the model goes on from its query, and what it writes
+            is kept. One `elsewhere` judges nothing: it follows what the edit does to another word
+            or another source.
+        group: The named set it belongs to: a neighbour's set, a reversal's direction, the kind of
+            a consequence, the source or the number of one elsewhere.
+        old_aliases: Other wordings of `old`, as right as it where a free answer is judged.
+        new_aliases: Those of `new`.
+        rival: The new answer of the edit, where the probe asks for another one: what a neighbour
+            is drawn to. Empty for none.
+        old_given: Whether the data say `old`; False where it is the unedited model's own.
     """
 
     query: Query
@@ -107,6 +126,10 @@ class Probe:
     new: str
     kind: ProbeKind
     group: str = ""
+    old_aliases: tuple[str, ...] = ()
+    new_aliases: tuple[str, ...] = ()
+    rival: str = ""
+    old_given: bool = True
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,6 +148,8 @@ class Case(Shown):
             as a query; None for syntax.
         seen_answers: The answers of `seen`, where they are not all `edit.old`; then all cases of
             the source are one rule, which is located as one.
+        together: Cases that share it, where it is not empty, are in effect together whatever the
+            regime: what they should entail follows from all of them.
     """
 
     id: str
@@ -135,6 +160,7 @@ class Case(Shown):
     probes: tuple[Probe, ...] = ()
     essence: Query | None = None
     seen_answers: tuple[str, ...] = ()
+    together: str = ""
 
     @property
     def all_probes(self) -> tuple[Probe, ...]:

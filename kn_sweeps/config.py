@@ -20,6 +20,7 @@ from kn_sweeps.dashboards.tracker import Tracker
 from kn_sweeps.data.base import Dataset
 from kn_sweeps.measurements.base import Measurement
 from kn_sweeps.methods.base import Method
+from kn_sweeps.metrics.answers import Scorer
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.mistakes import did_you_mean
@@ -33,7 +34,18 @@ Pinned = TypeVar("Pinned", Model, Dataset)
 Regime = Literal["single", "batch", "sequential"]
 
 CANNOT_CHANGE_ROWS = (
-    *("metric", "bootstrap", "tracker", "sweep", "device", "batch_size", "rerun", "results_dir"),
+    *(
+        "metric",
+        "scorer",
+        "beside",
+        "bootstrap",
+        "tracker",
+        "sweep",
+        "device",
+        "batch_size",
+        "rerun",
+        "results_dir",
+    ),
     *("attribution_cache_gib", "keep_edits_gib"),
 )
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
@@ -52,6 +64,8 @@ class RunConfig:
         dataset: Where the cases come from.
         method: How edits are planned.
         metric: What is computed from the rows, by name.
+        scorer: How metrics score a fact; each takes it from here unless it says otherwise.
+        beside: By what else they score it, likewise.
         bootstrap: How metrics get their intervals; each takes it from here unless it says
             otherwise.
         measurement: What is measured besides the probes' answers, by name.
@@ -60,6 +74,9 @@ class RunConfig:
         device: `auto` takes CUDA where there is one.
         dtype: Of the weights.
         limit: Cases per relation or paradigm; null for all.
+        max_answer_tokens: How far a causal LM answers questions about facts in its own words, for
+            the scorers `generated` and `contains`; null not to ask for it.
+        max_text_tokens: How far it goes on from a `continuation`.
         batch_size: Rows in one forward pass when scoring.
         shard: I/N runs every N-th edit, starting with the I-th (from 0).
         sweep: Name of the folder under `results_dir`, and the W&B group.
@@ -80,11 +97,15 @@ class RunConfig:
     metric: dict[str, Metric]
     tracker: Tracker
     measurement: dict[str, Measurement] = field(default_factory=dict)
+    scorer: Scorer = "exact"
+    beside: tuple[Scorer, ...] = ("generated", "contains")
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: DType = "float32"
     limit: int | None = 5
+    max_answer_tokens: int | None = None
+    max_text_tokens: int = 100
     batch_size: int = 64
     shard: str = "0/1"
     sweep: str = "default"
@@ -100,8 +121,10 @@ class RunConfig:
         sweep_folder(self.results_dir, self.sweep)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, or null for all cases; got {self.limit}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        for name in ("batch_size", "max_answer_tokens", "max_text_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if self.edits_per_batch is not None and self.edits_per_batch < 1:
             raise ValueError(f"edits_per_batch must be at least 1, got {self.edits_per_batch}")
         if self.edits_per_batch is not None and self.regime == "single":
@@ -210,7 +233,7 @@ def run_id(config: Mapping[str, Any], model_fingerprint: str, data_fingerprint: 
         kept.pop("measurement", None)
     kept["dataset"] = {k: v for k, v in kept["dataset"].items() if k not in _PLACE}
     # What else is said of a model counts where it is taken: its openings in the method.
-    kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token")}
+    kept["model"] = {k: kept["model"].get(k) for k in ("label", "start_token", "chat")}
     text = json.dumps([SCHEMA_VERSION, kept, model_fingerprint, data_fingerprint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 7
 """Part of every run id: raise it when the same config gives other rows, or other columns."""
 
 When = Literal["pre", "post"]
@@ -45,6 +45,9 @@ class Row(TypedDict, total=False):
 
     case: Required[Annotated[str, "the case's id"]]
     edit: Required[Annotated[str, "the id of its edit, which other cases may share"]]
+    together: Required[
+        Annotated[str, "what cases in effect together share whatever the regime; empty for alone"]
+    ]
     source: Required[Annotated[str, "the relation or paradigm the case was made from"]]
     task: Required[Annotated[Task, "`fact`, or `syntax`: which of two forms is preferred"]]
     intent: Required[
@@ -77,9 +80,16 @@ class Row(TypedDict, total=False):
     subject: Annotated[str, "the subject or trigger as it stands in the text; empty for none"]
     old: Annotated[str, "the answer before the edit; for syntax, the grammatical form"]
     new: Annotated[str, "the answer that a perfect edit would give"]
+    old_given: Annotated[
+        bool, "whether the data say `old`; else it is the unedited model's own greedy answer"
+    ]
+    old_aliases: Annotated[list[str], "other wordings of `old`"]
+    new_aliases: Annotated[list[str], "other wordings of `new`"]
+    rival: Annotated[str, "the edit's new answer where `new` is another; empty for none"]
     failure: Required[Annotated[str, "why the case could not be edited; empty where it was"]]
     old_ids: Annotated[list[int], "the tokens of `old`", "ids of the tokenizer"]
     new_ids: Annotated[list[int], "the tokens of `new`", "ids of the tokenizer"]
+    rival_ids: Annotated[list[int], "the tokens of `rival`", "ids of the tokenizer"]
     pre_answer: Annotated[
         str,
         "the unedited model's greedy answer, as many tokens as the longer of old and new (a masked "
@@ -98,6 +108,12 @@ class Row(TypedDict, total=False):
     pre_exact_new: Annotated[bool, "whether the greedy answer, cut to new's length, is new"]
     pre_argmax_new: Annotated[bool, "whether each token of new is the argmax behind those before"]
     pre_token_new: Annotated[float, "share of new's tokens that are", "0 to 1"]
+    pre_log_prob_rival: Annotated[float, "log P(rival), likewise; none without one", "nats"]
+    pre_generated: Annotated[
+        str,
+        "what the unedited model answers freely, to its natural stop, or how it goes on from a "
+        "`continuation`; null where it is not asked to",
+    ]
     post_answer: Annotated[str, "as `pre_answer`, of the edited model"]
     post_margin: Annotated[float, "`post_log_prob_new` - `post_log_prob_old`", "nats"]
     post_log_prob_old: Annotated[float, "as `pre_log_prob_old`, of the edited model", "nats"]
@@ -108,6 +124,11 @@ class Row(TypedDict, total=False):
     post_exact_new: Annotated[bool, "as `pre_exact_new`, of the edited model"]
     post_argmax_new: Annotated[bool, "as `pre_argmax_new`, of the edited model"]
     post_token_new: Annotated[float, "as `pre_token_new`, of the edited model", "0 to 1"]
+    post_log_prob_rival: Annotated[float, "as `pre_log_prob_rival`, of the edited model", "nats"]
+    post_generated: Annotated[str, "as `pre_generated`, of the edited model"]
+    token_kept: Annotated[
+        float, "share of old's tokens whose argmax, behind those before, the edit leaves", "0 to 1"
+    ]
     kl: Annotated[float, "KL(pre, post) of the answer's first token; none for a sentence", "nats"]
 
 
@@ -124,7 +145,7 @@ class Column:
     """
 
     name: str
-    type: Literal["text", "integer", "number", "yes or no", "list of integers"]
+    type: Literal["text", "integer", "number", "yes or no", "list of integers", "list of texts"]
     meaning: str
     unit: str
     required: bool
@@ -138,6 +159,7 @@ def _column(name: str, hint: Any) -> Column:
         float: "number",
         bool: "yes or no",
         list[int]: "list of integers",
+        list[str]: "list of texts",
     }
     return Column(name, types.get(kind, "text"), meaning, "".join(unit), required)
 
@@ -172,6 +194,7 @@ def schema() -> pa.Schema:
         "number": pa.float64(),
         "yes or no": pa.bool_(),
         "list of integers": pa.list_(pa.int64()),
+        "list of texts": pa.list_(pa.string()),
     }
     fields = [
         pa.field(

@@ -43,7 +43,7 @@ from kn_sweeps.records.provenance import Stages, code, commit, environment, of_c
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
-from kn_sweeps.records.summary import headline_metrics, identity, located_by_layer
+from kn_sweeps.records.summary import headline_metrics, identity, located_by_layer, protocol
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,7 @@ def _rescored(job: Job) -> Outcome:
         by = dict.fromkeys(metrics, job.by["code"])
         summary["scored_by"] = summary.get("scored_by", {}) | by
         before["metric"] = {**before.get("metric", {}), **config["metric"]}
+        summary["protocol"] = protocol(before, settings.method.intent)
     if before != there:
         directory.write_config(before)
     if new:

@@ -30,13 +30,21 @@ from kn_sweeps.row import (
 )
 
 FAILED: Row = {
-    **{"case": "c1", "edit": "c1", "source": "P1", "task": "fact", "intent": "erase"},
+    **{
+        "case": "c1",
+        "edit": "c1",
+        "together": "",
+        "source": "P1",
+        "task": "fact",
+        "intent": "erase",
+    },
     **{"after": "edit", "step": 3, "probe": 0, "kind": "failed", "failure": "no such layer"},
 }  # type: ignore[typeddict-item]
 
 
 def _scored() -> Row:
     values = {"text": "x", "integer": 2, "number": -0.1, "yes or no": True}
+    values["list of texts"] = ["y"]
     row = {one.name: values.get(one.type, [4, 5]) for one in COLUMNS}
     return row | {"kind": "edit", "failure": "", "kl": float("nan")}  # type: ignore[return-value]
 

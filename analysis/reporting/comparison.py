@@ -8,7 +8,8 @@ from typing import Any
 from kn_sweeps.metrics.catalogue import headlines, quantity
 
 from ..runs import Run
-from ..table import identity, identity_columns, is_number, metric_names, number
+from ..summaries import identity, identity_columns, is_number, metric_names
+from ..table import number
 from .overview import commit, date
 
 ABOUT = ("run id", "sweep", "failed cases", "commit", "device", "seconds", "finished")

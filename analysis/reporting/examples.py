@@ -30,6 +30,7 @@ ROW = (
     *("pre_exact_old", "pre_exact_new"),
     *("post_answer", "post_margin", "post_log_prob_old", "post_log_prob_new"),
     *("post_exact_old", "post_exact_new"),
+    *("pre_generated", "post_generated"),
 )
 """What is read of a row."""
 
@@ -44,8 +45,9 @@ def examples(runs: Sequence[Run]) -> dict[str, Any]:
         `cases`, each with its `probes` and its `runs`; a run's `readings` stand in the order of
         the probes, null where it was not asked. A reading is [log P(old), log P(new)] before,
         the two after, the two after all edits of a sequence (null where it is none), the
-        greedy answers at the three times, and whether the edit did there what it should (null
-        where nothing is asked of it). `total` says how many cases there are, `runs` how many runs
+        greedy answers at the three times, whether the edit did there what it should (null where
+        nothing is asked of it), and the free answers at the three times (null where none were
+        asked for). `total` says how many cases there are, `runs` how many runs
         are looked at, `of` how many there are.
     """
     looked_at = [
@@ -138,21 +140,23 @@ def _reading(row: Any, later: Any) -> list[Any]:
         *(_text(row["pre_answer"]), _text(row["post_answer"])),
         None if later is None else _text(later["post_answer"]),
         verdict,
+        *(_free(row["pre_generated"]), _free(row["post_generated"])),
+        None if later is None else _free(later["post_generated"]),
     ]
 
 
 def verdicts(rows: pd.DataFrame) -> pd.Series[float]:
     """Whether the edit did what it should on each row: 1, 0, or NaN where nothing is asked of it.
 
-    The rules are those of reliability, generality, locality, symmetry and synonymy, a fact
-    scored by its exact answer.
+    The rules are those of reliability, generality, locality, symmetry, synonymy and portability, a
+    fact scored by its exact answer.
     """
     verdict = pd.Series(np.nan, index=rows.index)
     for intent, own in rows.groupby("intent"):
         kind: Intent = "erase" if intent == "erase" else "replace"
         direction = RESIDUE if kind == "erase" else REVERSED
         asked = own[
-            own["kind"].isin(["edit", "rephrase", "synonym"])
+            own["kind"].isin(["edit", "rephrase", "synonym", "portability"])
             | ((own["kind"] == "reversal") & (own["group"] == direction))
         ]
         if len(asked):
@@ -191,3 +195,7 @@ def _number(value: float | None) -> float | None:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _free(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -14,7 +14,7 @@ from kn_sweeps.records.status import read_status
 from kn_sweeps.sweeps.states import DONE, RUNNING, every_run
 
 from ..runs import Run
-from ..table import Found, identity
+from ..summaries import Found, identity
 
 UNFINISHED = "unfinished"
 """A run directory that no launch knows and whose own status says nothing."""
@@ -151,6 +151,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
             for _, s, p in summaries
         ),
         "methods": _counted(f"{identity(s, 'method')} ({s['intent']})" for _, s, _ in summaries),
+        "protocol": _counted(str(s["protocol"]) for _, s, _ in summaries if "protocol" in s),
         "regimes": _counted(str(s.get("regime", "single")) for _, s, _ in summaries),
         "commits": _counted(commit(run) for run in runs),
         "seeds": _counted(str(s["seed"]) for _, s, _ in summaries),

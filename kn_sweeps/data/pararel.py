@@ -227,9 +227,8 @@ class _CaseMaker:
             if other.subject == fact.subject or other.object in taken or other.subject in found:
                 continue
             query = ask(pattern, other.subject)
-            found[other.subject] = Probe(
-                query, other.object, other.object, "neighbour", SAME_RELATION
-            )
+            own = other.object
+            found[other.subject] = Probe(query, own, own, "neighbour", SAME_RELATION, rival=new)
         return list(found.values())
 
     def _same_subject(self, name: str, fact: Fact) -> list[Probe]:

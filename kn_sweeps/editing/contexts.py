@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.sampling import sampled
 from kn_sweeps.seeding import generator
 
 _Known = dict[tuple[int, int, tuple[int, ...], tuple[str, ...]], list[str]]
@@ -41,7 +42,7 @@ def sampled_contexts(
         texts = [
             text
             for length in (lengths if count else ())
-            for text in lm.sample(count, length, top_k=5, generator=draw, openings=openings)
+            for text in sampled(lm, count, length, top_k=5, generator=draw, openings=openings)
         ]
         known[key] = ["", *(" ".join(text.split()) + ". " for text in texts)]
     return list(known[key])

@@ -33,6 +33,7 @@ class Request:
         *,
         subject: bool = True,
         essence: bool = True,
+        ended: bool = False,
     ) -> Request:
         """The request of a case.
 
@@ -42,6 +43,7 @@ class Request:
             contexts: Texts to put before the prompt, the empty one first.
             subject: Whether it is edited at its subject, so that it needs one.
             essence: Whether its essence counts; else it may be one that cannot be asked.
+            ended: Whether the answer has the token that ends a text.
 
         Raises:
             ValueError: If there is no subject, or the bare prompt or the essence cannot be put
@@ -53,7 +55,8 @@ class Request:
         prompts = []
         for context in contexts:
             try:
-                prompts.append(lm.encode(probe.query.after(context), probe.new))
+                prompt = lm.encode(probe.query.after(context), probe.new)
+                prompts.append(lm.ended(prompt) if ended else prompt)
             except UnscorableError:
                 # A sampled context may be too long or end in half a word.
                 if not context:
@@ -68,13 +71,16 @@ def requests_of(
     *,
     subject: bool = True,
     essence: bool = True,
+    ended: bool = False,
 ) -> tuple[list[Request], dict[str, str]]:
     """The requests of some cases, and why there is none for the others; see `Request.of`."""
     requests: list[Request] = []
     failed: dict[str, str] = {}
     for case in cases:
         try:
-            requests.append(Request.of(lm, case, contexts, subject=subject, essence=essence))
+            requests.append(
+                Request.of(lm, case, contexts, subject=subject, essence=essence, ended=ended)
+            )
         except ValueError as error:
             failed[case.id] = str(error)
     return requests, failed

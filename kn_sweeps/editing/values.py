@@ -58,6 +58,7 @@ class Objective:
         relative_to_state: Whether `size` is the norm of the layer's hidden state (MEMIT), not of
             the MLP's output (ROME).
         max_rows: Rows in one pass; bounds memory.
+        end_of_answer: Whether `new` ends with the token that ends a text.
     """
 
     layer: int
@@ -69,6 +70,7 @@ class Objective:
     kl_position: KlPosition = "end"
     relative_to_state: bool = False
     max_rows: int = 256
+    end_of_answer: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -104,7 +106,10 @@ class Value(NamedTuple):
 
 
 def optimised(
-    lm: LanguageModel, cases: Sequence[Case], contexts: Sequence[str], objective: Objective
+    lm: LanguageModel,
+    cases: Sequence[Case],
+    contexts: Sequence[str],
+    objective: Objective,
 ) -> tuple[dict[str, Value], dict[str, str]]:
     """Find a value for every case.
 
@@ -120,7 +125,9 @@ def optimised(
     Raises:
         ValueError: If the layer does not exist.
     """
-    requests, failed = requests_of(lm, cases, contexts, essence=objective.kl_factor > 0)
+    requests, failed = requests_of(
+        lm, cases, contexts, essence=objective.kl_factor > 0, ended=objective.end_of_answer
+    )
     values, messages = optimise(lm, requests, objective)
     return values, failed | messages
 

@@ -1,9 +1,9 @@
 """What is in effect when an edit is scored: it alone, its batch, or all that came before.
 
 Cases are cut into steps. In `single`, a step is a chunk of cases whose edits are scored one by
-one, all in one batch. In `batch` and `sequential` it is the cases whose edits are made at once; in
-`sequential` they are made on the model as edited so far, and when all are made every case is
-scored again.
+one, all in one batch; those of cases that go `together` are one. In `batch` and `sequential` it is
+the cases whose edits are made at once; in `sequential` they are made on the model as edited so far,
+and when all are made every case is scored again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from kn_sweeps.cases import Case
 from kn_sweeps.config import Regime
 from kn_sweeps.edits import Edit, joined
-from kn_sweeps.evaluation.evaluate import evaluate
+from kn_sweeps.evaluation.evaluate import ASKED_ONLY, Freely, evaluate
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -35,9 +35,14 @@ STEP_S = 300.0
 """Seconds a step should take at most: what is lost when a process is stopped."""
 
 Group = Callable[[Case], str]
-"""The id of the edit that covers a case."""
+"""What cases have in common that are never split: the id of the edit that covers them, say."""
 
 log = logging.getLogger(__name__)
+
+
+def unit(method: Method) -> Group:
+    """What is planned and scored as one: the cases of one edit, or those that go together."""
+    return lambda case: case.together or method.group(case)
 
 
 class Steps:
@@ -105,6 +110,7 @@ def scored(
     seed: int,
     regime: Regime,
     before: Sequence[Edit],
+    freely: Freely = ASKED_ONLY,
 ) -> tuple[Plan, list[Row]]:
     """Do one step.
 
@@ -116,19 +122,36 @@ def scored(
         seed: Of all randomness.
         regime: What is in effect when they are scored.
         before: The edits of earlier steps, where they stay in effect.
+        freely: How far the model answers in its own words.
 
     Returns:
-        The step's own edits, and its rows.
+        The step's own edits with what is in effect for each, and its rows.
     """
     if regime == "single":
-        plan = _planned(lm, method, cases, seed, together=False)
+        plan, effect = _each_alone(lm, method, cases, seed)
         # Each edit alone: where a step ends is only a matter of time, and no row may tell.
-        return plan, evaluate(lm, cases, plan, method.intent, step=0)
+        rows = evaluate(lm, cases, effect, method.intent, step=0, freely=freely)
+        return replace(plan, effects=effect.edits), rows
     so_far = joined(before)
     with applied(lm, so_far):
-        plan = _planned(lm, method, cases, seed, together=len(cases) > 1)
-    effect = joined([so_far, *plan.edits.values()])
-    return plan, evaluate(lm, cases, _all_with(plan, effect), method.intent, step=step)
+        plan = _whole(_planned(lm, method, cases, seed, together=len(cases) > 1), cases)
+    effect = _all_with(plan, joined([so_far, *plan.edits.values()]))
+    rows = evaluate(lm, cases, effect, method.intent, step=step, freely=freely)
+    return replace(plan, effects=effect.edits), rows
+
+
+def _each_alone(
+    lm: LanguageModel, method: Method, cases: Sequence[Case], seed: int
+) -> tuple[Plan, Plan]:
+    """Edits that are scored one by one, and the same with what is in effect for each case."""
+    groups = _groups(lambda case: case.together, cases)
+    plans, effects = [], []
+    for together, some in groups.items():
+        at_once = bool(together) and len(some) > 1
+        plan = _whole(_planned(lm, method, some, seed, together=at_once), some)
+        plans.append(plan)
+        effects.append(_all_with(plan, joined(plan.edits.values())) if together else plan)
+    return merged(plans), merged(effects)
 
 
 def after_all(method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]) -> list[list[Case]]:
@@ -143,6 +166,7 @@ def scored_after_all(
     edits: Mapping[str, Edit],
     *,
     step: int,
+    freely: Freely = ASKED_ONLY,
 ) -> list[Row]:
     """Score some cases with all edits in effect.
 
@@ -152,10 +176,11 @@ def scored_after_all(
         cases: Those to score.
         edits: All edits, by id.
         step: The number of the last step, from 0.
+        freely: How far the model answers in its own words.
     """
     plan = Plan(edits, {case.id: method.group(case) for case in cases})
     effect = _all_with(plan, joined(edits.values()))
-    return evaluate(lm, cases, effect, method.intent, step=step, after="all")
+    return evaluate(lm, cases, effect, method.intent, step=step, after="all", freely=freely)
 
 
 def _all_with(plan: Plan, effect: Edit) -> Plan:
@@ -176,6 +201,21 @@ def _planned(
             failed = {case.id: str(error) for case in cases}
             return Plan({}, {}, failed=failed, intent=method.intent)
         return merged([_planned(lm, method, g, seed, together=together) for g in groups.values()])
+
+
+def _whole(plan: Plan, cases: Sequence[Case]) -> Plan:
+    """The plan without the edits of cases that go together with one that failed."""
+    broken = {case.together: case.id for case in cases if case.together and case.id in plan.failed}
+    lost = {
+        case.id: f"{broken[case.together]}, which it goes together with, failed"
+        for case in cases
+        if case.together in broken and case.id not in plan.failed
+    }
+    kept = {case: edit for case, edit in plan.edit_of.items() if case not in lost}
+    edits = {name: edit for name, edit in plan.edits.items() if name in set(kept.values())}
+    return (
+        replace(plan, edits=edits, edit_of=kept, failed={**plan.failed, **lost}) if lost else plan
+    )
 
 
 def merged(plans: Sequence[Plan]) -> Plan:
@@ -210,8 +250,11 @@ def in_effect(edits: Mapping[str, Edit], rows: pd.DataFrame, case: str, regime: 
     """
     own = rows[rows["after"] == "edit"]
     of_case = own[own["case"] == case].iloc[0]
-    if regime == "single":
+    if regime == "single" and not of_case["together"]:
         return edits[of_case["edit"]]
+    if regime == "single":
+        there = own[own["together"] == of_case["together"]]
+        return joined(edits[name] for name in dict.fromkeys(there["edit"]) if name in edits)
     step = of_case["step"]
     there = own[own["step"] == step] if regime == "batch" else own[own["step"] <= step]
     return joined(edits[name] for name in dict.fromkeys(there["edit"]) if name in edits)

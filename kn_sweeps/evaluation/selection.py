@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from kn_sweeps.cases import Case, LeftOut, Query
+from kn_sweeps.cases import Case, LeftOut, Probe, Query
 from kn_sweeps.config import RunConfig
+from kn_sweeps.evaluation.own_answers import with_own_answers
+from kn_sweeps.evaluation.regimes import unit
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import UnscorableError
 
@@ -48,9 +50,10 @@ def selected(settings: RunConfig, lm: LanguageModel) -> Selection:
         log.warning("the data: %s", in_total.noted)
     index, count = settings.shard_of()
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
-    groups = {g: n for n, g in enumerate(dict.fromkeys(map(settings.method.group, loaded.cases)))}
-    every, unscorable = scorable(lm, loaded.cases)
-    cases = [c for c in every if groups[settings.method.group(c)] % count == index]
+    group = unit(settings.method)
+    groups = {g: n for n, g in enumerate(dict.fromkeys(map(group, loaded.cases)))}
+    every, unscorable = scorable(lm, with_own_answers(lm, loaded.cases))
+    cases = [c for c in every if groups[group(c)] % count == index]
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])
     if not cases:
@@ -89,6 +92,8 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
         try:
             for target in targets:
                 lm.encode(query, target)
+            if not targets:
+                lm.encode_open(query)
         except UnscorableError as error:
             left_out.setdefault(f"{what}: {error.reason}", []).append(str(error))
             return False
@@ -108,7 +113,14 @@ def scorable(lm: LanguageModel, cases: Iterable[Case]) -> tuple[list[Case], dict
                 seen=tuple(itertools.compress(case.seen, fitting)),
                 seen_answers=tuple(itertools.compress(case.seen_answers, fitting)),
             )
-        probes = tuple(p for p in case.probes if fits("probe", p.query, p.old, p.new))
+        probes = tuple(p for p in case.probes if fits("probe", p.query, *_targets(p)))
         if edit is not None or probes:
             kept.append(replace(case, probes=probes))
     return kept, left_out
+
+
+def _targets(probe: Probe) -> tuple[str, ...]:
+    """What must fit behind a probe's query; a continuation has none."""
+    if probe.kind == "continuation":
+        return ()
+    return (probe.old, probe.new, probe.rival) if probe.rival else (probe.old, probe.new)

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
 from kn_sweeps.edits import Edit
-from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all
+from kn_sweeps.evaluation.evaluate import Freely
+from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all, unit
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -69,9 +70,11 @@ def edit_and_evaluate(
 ) -> int:
     """Do every step that is not there yet; give the number of chunks that make the run."""
     method, regime, chunks = job.settings.method, job.settings.regime, job.directory.chunks
+    settings = job.settings
+    freely = Freely(settings.max_answer_tokens, settings.max_text_tokens, settings.seed)
     _say_what_is_there(job, len(cases))
     method.prepare(lm, job.settings.seed)
-    todo = Steps(method.group, cases, regime, job.settings.edits_per_batch, job.step_s)
+    todo = Steps(unit(method), cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
     number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:
@@ -88,6 +91,7 @@ def edit_and_evaluate(
                     seed=job.settings.seed,
                     regime=regime,
                     before=list(earlier.values()),
+                    freely=freely,
                 )
                 _add_chunk(job, number, (start, step), lm, compute, measures)
             if regime == "sequential":
@@ -99,7 +103,7 @@ def edit_and_evaluate(
         last = number - 1
         for rest in counted(after_all(method, cases, earlier), "round after all edits"):
             if chunks.get(number) is None:
-                compute = partial(_after_all, lm, method, rest, earlier, last)
+                compute = partial(_after_all, lm, method, rest, earlier, last, freely)
                 _add_chunk(job, number, (len(cases), rest), lm, compute, {})
             number += 1
     return number
@@ -143,9 +147,14 @@ def _add_chunk(
 
 
 def _after_all(
-    lm: LanguageModel, method: Method, cases: Sequence[Case], edits: Mapping[str, Edit], step: int
+    lm: LanguageModel,
+    method: Method,
+    cases: Sequence[Case],
+    edits: Mapping[str, Edit],
+    step: int,
+    freely: Freely,
 ) -> tuple[Plan, list[Row]]:
-    return NOTHING, scored_after_all(lm, method, cases, edits, step=step)
+    return NOTHING, scored_after_all(lm, method, cases, edits, step=step, freely=freely)
 
 
 def _say_what_is_there(job: Job, cases: int) -> None:

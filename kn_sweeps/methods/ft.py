@@ -38,6 +38,8 @@ class FineTuning(Method):
         steps: Adam steps.
         learning_rate: Adam's.
         norm_constraint: Largest change of a single weight; null for none.
+        end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
+            model goes on behind its answer.
         max_edits: Edits trained side by side; bounds memory (each takes four matrices).
 
     Source: Zhu et al. (2020), *Modifying Memories in Transformer Models*; hyper-parameters and
@@ -49,6 +51,7 @@ class FineTuning(Method):
     steps: int = 25
     learning_rate: float = 5e-4
     norm_constraint: float | None = 2e-4
+    end_of_answer: bool = False
     max_edits: int = 8
 
     def __post_init__(self) -> None:
@@ -64,7 +67,9 @@ class FineTuning(Method):
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)
-        requests, failed = requests_of(lm, cases, [""], subject=False, essence=False)
+        requests, failed = requests_of(
+            lm, cases, [""], subject=False, essence=False, ended=self.end_of_answer
+        )
         edits: dict[str, Edit] = {}
         size = len(requests) if together else lm.fitting(self.max_edits)
         for start in counted(range(0, len(requests), size or 1), "batch of edits"):

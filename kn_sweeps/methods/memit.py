@@ -44,6 +44,8 @@ class Memit(Method):
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
         context_openings: Words they begin with, in turn; none to sample from the start token.
+        end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
+            model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation; bounds memory.
 
     Source: Meng et al. (2023), *Mass-Editing Memory in a Transformer*, section 4, and their code.
@@ -62,6 +64,7 @@ class Memit(Method):
     contexts: int = 5
     context_lengths: tuple[int, ...] = (10,)
     context_openings: tuple[str, ...] = ()
+    end_of_answer: bool = False
     max_rows: int = 256
 
     def __post_init__(self) -> None:
@@ -84,6 +87,7 @@ class Memit(Method):
             kl_position=self.kl_position,
             relative_to_state=True,
             max_rows=self.max_rows,
+            end_of_answer=self.end_of_answer,
         )
 
     def sampled(self, lm: LanguageModel, seed: int) -> list[str]:
@@ -123,7 +127,9 @@ class Memit(Method):
         """Solve for every case by itself, or for all of them at once."""
         solve = self.solver(lm)
         contexts = self.sampled(lm, seed)
-        requests, failed = requests_of(lm, cases, contexts, essence=self.kl_factor > 0)
+        requests, failed = requests_of(
+            lm, cases, contexts, essence=self.kl_factor > 0, ended=self.end_of_answer
+        )
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages
         kept = [request for request in requests if request.case in values]

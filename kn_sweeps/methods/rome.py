@@ -46,6 +46,8 @@ class Rome(Method):
         context_lengths: Their lengths in tokens.
         context_openings: Words they begin with, in turn; none to sample from the start token.
         second_moment: Where C comes from; null for the identity.
+        end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
+            model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
 
     Source: Meng et al. (2022), *Locating and Editing Factual Associations in GPT*, section 3 and
@@ -64,6 +66,7 @@ class Rome(Method):
     context_lengths: tuple[int, ...] = (5, 10)
     context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
+    end_of_answer: bool = False
     max_rows: int = 256
 
     def __post_init__(self) -> None:
@@ -87,6 +90,7 @@ class Rome(Method):
             kl_factor=self.kl_factor,
             kl_position=self.kl_position,
             max_rows=self.max_rows,
+            end_of_answer=self.end_of_answer,
         )
 
     def sampled(self, lm: LanguageModel, seed: int) -> list[str]:

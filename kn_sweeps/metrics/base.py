@@ -64,6 +64,11 @@ class Results:
         return self.rows[chosen]
 
 
+def clusters(rows: pd.DataFrame) -> pd.Series:
+    """What each row stands or falls with: its edit, or all edits that are in effect with it."""
+    return rows["edit"].where(rows["together"] == "", rows["together"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
     """A family of numbers read off one run's results.
@@ -93,7 +98,7 @@ class Metric(ABC):
         if rows.empty:
             return {}
         return {
-            name: self._mean(some, rows["edit"], per_cluster=per_cluster)
+            name: self._mean(some, clusters(rows), per_cluster=per_cluster)
             for name, some in values.items()
         }
 

@@ -90,17 +90,35 @@ class Bootstrap:
         counts: FloatArray = np.bincount(codes).astype(np.float64)
         if per_cluster:
             sums, counts = sums / counts, np.ones_like(counts)
-        value = float(origin + sums.sum() / counts.sum())
-        if len(names) == 1:
-            return Estimate(value, None, None, len(heights))
         both = np.stack([sums, counts], axis=1)
 
         def means(weights: FloatArray) -> FloatArray:
             totals: FloatArray = weights @ both
-            return totals[:, 0] / totals[:, 1]
+            with np.errstate(invalid="ignore"):
+                found: FloatArray = origin + totals[:, 0] / totals[:, 1]
+            return found
 
-        low, high = self.interval(means, len(names))
-        return Estimate(value, float(origin + low), float(origin + high), len(heights))
+        return self.estimate(means, names, len(heights))
+
+    def estimate(
+        self, statistic: Callable[[FloatArray], FloatArray], names: ArrayLike, n: int
+    ) -> Estimate:
+        """A statistic of all clusters with its interval.
+
+        Args:
+            statistic: From weights, shape (resamples, clusters), its value under each, shape
+                (resamples,); NaN where it has none.
+            names: Of the clusters, in the order of the weights.
+            n: How many values it judges.
+        """
+        clusters = len(np.asarray(names))
+        value = float(statistic(np.ones((1, clusters)))[0])
+        if clusters == 1:
+            return Estimate(value, None, None, n)
+        low, high = (
+            float(e) if np.isfinite(e) else None for e in self.interval(statistic, clusters)
+        )
+        return Estimate(value, low, high, n)
 
     def interval(
         self, statistic: Callable[[FloatArray], FloatArray], clusters: int
@@ -115,7 +133,14 @@ class Bootstrap:
         Returns:
             Lower and upper end, of the shape of one value; NaN where no resample is left.
         """
-        drawn = np.concatenate([statistic(weights) for weights in self.weights(clusters)])
+        return self.ends(self.draws(statistic, clusters))
+
+    def draws(self, statistic: Callable[[FloatArray], FloatArray], clusters: int) -> FloatArray:
+        """A statistic of weighted clusters under every resample, shape (resamples, ...)."""
+        return np.concatenate([statistic(weights) for weights in self.weights(clusters)])
+
+    def ends(self, drawn: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Both ends of the interval that draws span; NaN where none of them is finite."""
         judged = drawn[np.isfinite(drawn).reshape(len(drawn), -1).all(axis=1)]
         if not len(judged):
             nothing = np.full(drawn.shape[1:], np.nan)

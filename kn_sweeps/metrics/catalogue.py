@@ -24,8 +24,9 @@ def described() -> tuple[Quantity, ...]:
 def quantity(name: str) -> Quantity:
     """What a summary's number is; one that no metric describes has its name and no meaning."""
     every = described()
-    # A whole name comes before a pattern: `locality_kl` is no set of neighbours.
-    for one in sorted(every, key=lambda one: "<" in one.name):
+    # A whole name comes before a pattern: `locality_kl` is no set of neighbours; a long one before
+    # a short one: `symmetry_gated_token` is no scorer of `symmetry`.
+    for one in sorted(every, key=lambda one: ("<" in one.name, -len(one.name))):
         if (found := one.named(name)) is not None:
             return found
     return Quantity(name=name, meaning="", unit="", counts="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kn_sweeps.metrics.answers import ScoredMetric, succeeded
+from kn_sweeps.metrics.answers import ScoredMetric, Scorer, by_every_scorer, succeeded
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.generality import Generality
@@ -34,7 +34,7 @@ class Forgetting(ScoredMetric):
     Only a run with `regime=sequential` has them.
     """
 
-    quantities: ClassVar[tuple[Quantity, ...]] = (
+    quantities: ClassVar[tuple[Quantity, ...]] = by_every_scorer(
         Quantity(
             name="forgetting",
             meaning="success right after an edit minus success after all edits",
@@ -48,18 +48,18 @@ class Forgetting(ScoredMetric):
         ),
     )
 
-    def __call__(self, results: Results) -> dict[str, Estimate]:
+    def _scored(self, results: Results, scorer: Scorer) -> dict[str, Estimate]:
         """Score the end of a sequence, and compare it with the time right after each edit."""
         last = results.after_all()
         edits = last.of("edit")
         key = ["case", "probe"]
         first = results.of("edit").set_index(key).loc[list(map(tuple, edits[key].to_numpy()))]
-        lost = succeeded(first.reset_index(), results.intent, self.scorer) - succeeded(
+        lost = succeeded(first.reset_index(), results.intent, scorer) - succeeded(
             edits, results.intent, self.scorer
         )
         scored = {
-            **Reliability(scorer=self.scorer, bootstrap=self.bootstrap)(last),
-            **Generality(scorer=self.scorer, bootstrap=self.bootstrap)(last),
+            **Reliability(scorer=scorer, bootstrap=self.bootstrap)(last),
+            **Generality(scorer=scorer, bootstrap=self.bootstrap)(last),
             **Locality(bootstrap=self.bootstrap)(last),
         }
         after_all = {f"{name}_{_AFTER_ALL}": scored[name] for name in criteria() if name in scored}

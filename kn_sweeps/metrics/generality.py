@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kn_sweeps.metrics.answers import ScoredMetric, succeeded
+from kn_sweeps.metrics.answers import ScoredMetric, Scorer, by_every_scorer, succeeded
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.quantities import SHARE, Quantity
@@ -19,7 +19,7 @@ class Generality(ScoredMetric):
     the most would decide.
     """
 
-    quantities: ClassVar[tuple[Quantity, ...]] = (
+    quantities: ClassVar[tuple[Quantity, ...]] = by_every_scorer(
         Quantity(
             name="generality",
             meaning="the edit does what it is for on phrasings no method has seen, "
@@ -31,8 +31,8 @@ class Generality(ScoredMetric):
         ),
     )
 
-    def __call__(self, results: Results) -> dict[str, Estimate]:
+    def _scored(self, results: Results, scorer: Scorer) -> dict[str, Estimate]:
         """Score the rephrased probes of a run."""
         rows = results.of("rephrase")
-        success = succeeded(rows, results.intent, self.scorer)
+        success = succeeded(rows, results.intent, scorer)
         return self._means(rows, {"generality": success}, per_cluster=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kn_sweeps.metrics.answers import normalised
 from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.quantities import NATS, SHARE, Quantity
@@ -26,7 +27,7 @@ def unchanged(rows: pd.DataFrame) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class Locality(Metric):
-    """`locality`, `locality_<group>` for each set of neighbours, and `locality_kl`.
+    """`locality`, of free answers, of teacher-forced tokens, of each set; and `locality_kl`.
 
     It has no scorer: the answer is compared with the model's own, not with a target.
     """
@@ -49,6 +50,21 @@ class Locality(Metric):
             better="lower",
         ),
         Quantity(
+            name="locality_token",
+            meaning="share of unrelated answers' tokens whose argmax stays, under teacher forcing",
+            unit=SHARE,
+            counts="neighbours that are facts",
+            better="higher",
+        ),
+        Quantity(
+            name="locality_generated",
+            meaning="share of unrelated prompts whose free answer stays, but for case and the like",
+            unit=SHARE,
+            counts="neighbours",
+            better="higher",
+            headline=True,
+        ),
+        Quantity(
             name="locality_<group>",
             meaning="locality on the neighbours <group>",
             unit=SHARE,
@@ -65,4 +81,11 @@ class Locality(Metric):
             f"locality_{group}": np.where(rows["group"] == group, same, np.nan)
             for group in sorted(rows["group"].unique())
         }
-        return self._means(rows, {"locality": same, **groups, "locality_kl": rows["kl"]})
+        found = self._means(rows, {"locality": same, **groups, "locality_kl": rows["kl"]})
+        facts = rows[rows["task"] == "fact"]
+        found |= self._means(facts, {"locality_token": facts["token_kept"]})
+        written = rows[rows["post_generated"].notna()]
+        stays = written["pre_generated"].map(normalised) == written["post_generated"].map(
+            normalised
+        )
+        return found | self._means(written, {"locality_generated": stays})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kn_sweeps.metrics.answers import ScoredMetric, answered, succeeded
+from kn_sweeps.metrics.answers import ScoredMetric, Scorer, answered, by_every_scorer, succeeded
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.quantities import SHARE, Quantity
@@ -15,7 +15,7 @@ from kn_sweeps.metrics.quantities import SHARE, Quantity
 class Reliability(ScoredMetric):
     """`reliability`, the success on edit probes, and `known`, the share answered before."""
 
-    quantities: ClassVar[tuple[Quantity, ...]] = (
+    quantities: ClassVar[tuple[Quantity, ...]] = by_every_scorer(
         Quantity(
             name="reliability",
             meaning="the edit does what it is for on its own prompt",
@@ -32,9 +32,9 @@ class Reliability(ScoredMetric):
         ),
     )
 
-    def __call__(self, results: Results) -> dict[str, Estimate]:
+    def _scored(self, results: Results, scorer: Scorer) -> dict[str, Estimate]:
         """Score the edit probes of a run."""
         rows = results.of("edit")
-        success = succeeded(rows, results.intent, self.scorer)
-        known = answered(rows, "pre", "old", self.scorer)
+        success = succeeded(rows, results.intent, scorer)
+        known = answered(rows, "pre", "old", scorer)
         return self._means(rows, {"reliability": success, "known": known})

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kn_sweeps.cases import RESIDUE, REVERSED
-from kn_sweeps.metrics.answers import GATE, GATED, ScoredMetric, answered, succeeded
+from kn_sweeps.metrics.answers import (
+    GATE,
+    GATED,
+    ScoredMetric,
+    Scorer,
+    answered,
+    by_every_scorer,
+    succeeded,
+)
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.quantities import SHARE, Quantity
@@ -48,7 +56,7 @@ class Symmetry(ScoredMetric):
     off the residue probe.
     """
 
-    quantities: ClassVar[tuple[Quantity, ...]] = (
+    quantities: ClassVar[tuple[Quantity, ...]] = by_every_scorer(
         _BACKWARDS,
         _BACKWARDS.under(GATE, GATED),
         _STALE,
@@ -56,16 +64,16 @@ class Symmetry(ScoredMetric):
         _RESIDUE.under(GATE, GATED),
     )
 
-    def __call__(self, results: Results) -> dict[str, Estimate]:
+    def _scored(self, results: Results, scorer: Scorer) -> dict[str, Estimate]:
         """Score the reversals of a run."""
         asked_new = results.of("reversal", REVERSED)
         asked_old = results.of("reversal", RESIDUE)
         rows = asked_new if results.intent == "replace" else asked_old
-        success = succeeded(rows, results.intent, self.scorer)
-        stale = answered(asked_new, "post", "old", self.scorer)
-        residue = answered(asked_old, "post", "old", self.scorer)
+        success = succeeded(rows, results.intent, scorer)
+        stale = answered(asked_new, "post", "old", scorer)
+        residue = answered(asked_old, "post", "old", scorer)
         return {
-            **self._with_gated("symmetry", rows, success, results),
+            **self._with_gated("symmetry", rows, success, results, scorer),
             **self._means(asked_new, {"symmetry_stale": stale}),
-            **self._with_gated("symmetry_residue", asked_old, residue, results),
+            **self._with_gated("symmetry_residue", asked_old, residue, results, scorer),
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kn_sweeps.metrics.answers import GATE, GATED, ScoredMetric, succeeded
+from kn_sweeps.metrics.answers import GATE, GATED, ScoredMetric, Scorer, by_every_scorer, succeeded
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate
 from kn_sweeps.metrics.quantities import SHARE, Quantity
@@ -27,13 +27,13 @@ class Synonymy(ScoredMetric):
     Source: Niu et al. 2024: who now works in linguistics is now a linguist.
     """
 
-    quantities: ClassVar[tuple[Quantity, ...]] = (
+    quantities: ClassVar[tuple[Quantity, ...]] = by_every_scorer(
         _FOLLOWS,
         _FOLLOWS.under(GATE, GATED),
     )
 
-    def __call__(self, results: Results) -> dict[str, Estimate]:
+    def _scored(self, results: Results, scorer: Scorer) -> dict[str, Estimate]:
         """Score the synonym probes of a run."""
         rows = results.of("synonym")
-        success = succeeded(rows, results.intent, self.scorer)
-        return self._with_gated("synonymy", rows, success, results)
+        success = succeeded(rows, results.intent, scorer)
+        return self._with_gated("synonymy", rows, success, results, scorer)

@@ -9,7 +9,6 @@ How a model is asked depends on its kind: `causal_asking`, `masked_asking`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,16 @@ from kn_sweeps.edits import Edit
 from kn_sweeps.models.causal_asking import ask_causal
 from kn_sweeps.models.language_model import InputRow, LanguageModel
 from kn_sweeps.models.masked_asking import ask_masked
-from kn_sweeps.models.reading import Asked, Changed, Reply, Slot, TargetScore, read, score
+from kn_sweeps.models.reading import (
+    Asked,
+    Changed,
+    Reply,
+    Slot,
+    TargetScore,
+    read,
+    score,
+    unchanged,
+)
 
 
 class Question(NamedTuple):
@@ -30,12 +38,19 @@ class Question(NamedTuple):
         old: The first target.
         new: The second; it may equal the first.
         edit: The edit; None where nothing is changed.
+        rival: A third, which has no say in how long the greedy answer is; empty for none.
     """
 
     query: Query
     old: str
     new: str
     edit: Edit | None = None
+    rival: str = ""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Both targets, and the rival where there is one."""
+        return (self.old, self.new, self.rival) if self.rival else (self.old, self.new)
 
 
 class Sentence(NamedTuple):
@@ -55,11 +70,11 @@ def ask(
         UnscorableError: If a question cannot be tokenised.
     """
     asked = [
-        Asked(n, (lm.encode(q.query, q.old), lm.encode(q.query, q.new)), q.edit)
+        Asked(n, tuple(lm.encode(q.query, target) for target in q.targets), q.edit)
         for n, q in enumerate(questions)
     ]
     replies = dict(
-        (ask_causal if lm.kind == "causal" else ask_masked)(lm, asked, changed or _unchanged)
+        (ask_causal if lm.kind == "causal" else ask_masked)(lm, asked, changed or unchanged)
     )
     return [replies[n] for n in range(len(questions))]
 
@@ -79,7 +94,7 @@ def score_sentences(
             for row in group
             for position, token in zip(row.positions, row.tokens, strict=True)
         ),
-        changed or _unchanged,
+        changed or unchanged,
     )
     return [
         score(
@@ -92,10 +107,6 @@ def score_sentences(
         )
         for sentence, one, group in zip(sentences, encoded, rows, strict=True)
     ]
-
-
-def _unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 def _slot(row: InputRow, position: int, edit: Edit | None, token: int) -> Slot:

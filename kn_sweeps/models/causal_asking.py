@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from kn_sweeps.edits import Edit
-from kn_sweeps.models.language_model import Ids, LanguageModel, read_where
+from kn_sweeps.models.language_model import Batch, Ids, LanguageModel, read_where
 from kn_sweeps.models.reading import (
     Asked,
     Changed,
@@ -25,12 +26,19 @@ from kn_sweeps.models.reading import (
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.progress.interruption import check
 
+_Heads = Float[Tensor, "batch heads seq head"]
+Kept = list[tuple[_Heads, _Heads]]
+"""The keys and values of each layer."""
+
 
 class Trunks:
     """Prompts of a causal LM, each read once under its edit.
 
     Attributes:
         log_probs: Of the token after each, on the model's device.
+        edits: Under which each was read.
+        mask: 1 for its tokens, which stand last, 0 for the padding before them.
+        kept: Their keys and values.
     """
 
     def __init__(
@@ -38,22 +46,20 @@ class Trunks:
     ) -> None:
         """Read the prompts."""
         self._lm, self._changed = lm, changed
-        self._edits = [edit for _, edit in rows]
+        self.edits = [edit for _, edit in rows]
         batch, cache = lm.batch([ids for ids, _ in rows]), DynamicCache()
         last = batch.mask.sum(1) - 1
         every = torch.arange(len(rows), device=lm.device)
         where = torch.zeros_like(batch.mask, dtype=torch.bool)
         where[every, last] = True
-        with changed(self._edits), read_where(where):
+        with changed(self.edits), read_where(where):
             output = lm.architecture.base(
                 input_ids=batch.ids, attention_mask=batch.mask, past_key_values=cache
             )
         self.log_probs = lm.predicted(output.last_hidden_state[every, last])
-        self._mask = batch.mask.flip(1)
-        # Plain layers: the cache was made without a config.
-        self._kept = [
-            (_beside(one.keys, batch.mask), _beside(one.values, batch.mask))  # type: ignore[union-attr, arg-type]
-            for one in cache.layers
+        self.mask = batch.mask.flip(1)
+        self.kept: Kept = [
+            (_beside(keys, batch.mask), _beside(values, batch.mask)) for keys, values in _of(cache)
         ]
 
     def after(self, branches: Sequence[tuple[int, Ids]]) -> list[Float[Tensor, "tokens vocab"]]:
@@ -65,25 +71,55 @@ class Trunks:
         return found
 
     def _after(self, branches: Sequence[tuple[int, Ids]]) -> list[Tensor]:
-        lm = self._lm
-        trunks = torch.tensor([trunk for trunk, _ in branches], device=lm.device)
+        lm, trunks = self._lm, [trunk for trunk, _ in branches]
         batch = lm.batch([ids for _, ids in branches])
-        mask = self._mask[trunks]
-        steps = torch.arange(batch.ids.shape[1], device=lm.device)
-        kept = [(keys[trunks], values[trunks]) for keys, values in self._kept]
-        edits = [self._edits[trunk] for trunk, _ in branches]
-        with self._changed(edits), read_where(batch.mask.bool()):
-            output = lm.architecture.base(
-                input_ids=batch.ids,
-                attention_mask=torch.cat([mask, batch.mask], 1),
-                position_ids=mask.sum(1)[:, None] + steps,
-                past_key_values=DynamicCache(kept),
-            )
+        hidden, _ = read_behind(
+            lm,
+            batch,
+            self.mask[trunks],
+            [(keys[trunks], values[trunks]) for keys, values in self.kept],
+            self._changed([self.edits[trunk] for trunk in trunks]),
+        )
         sizes = [len(ids) for _, ids in branches]
         rows = [i for i, size in enumerate(sizes) for _ in range(size)]
         columns = [j for size in sizes for j in range(size)]
-        log_probs = lm.predicted(output.last_hidden_state[rows, columns])
-        return list(log_probs.split(sizes))
+        return list(lm.predicted(hidden[rows, columns]).split(sizes))
+
+
+def read_behind(
+    lm: LanguageModel,
+    batch: Batch,
+    mask: Int[Tensor, "batch before"],
+    kept: Kept,
+    edited: AbstractContextManager[None],
+) -> tuple[Float[Tensor, "batch seq d_model"], Kept]:
+    """Read tokens behind others that were read before.
+
+    Args:
+        lm: The model.
+        batch: The tokens.
+        mask: Which of those before them are tokens; padding stands first.
+        kept: The keys and values of those before; not changed.
+        edited: Puts the rows' edits into effect.
+
+    Returns:
+        Final hidden states, and the keys and values of all tokens.
+    """
+    steps = torch.arange(batch.ids.shape[1], device=lm.device)
+    cache = DynamicCache(kept)
+    with edited, read_where(batch.mask.bool()):
+        output = lm.architecture.base(
+            input_ids=batch.ids,
+            attention_mask=torch.cat([mask, batch.mask], 1),
+            position_ids=mask.sum(1)[:, None] + steps,
+            past_key_values=cache,
+        )
+    return output.last_hidden_state, _of(cache)
+
+
+def _of(cache: DynamicCache) -> Kept:
+    # Plain layers: the cache was made without a config.
+    return [(one.keys, one.values) for one in cache.layers]  # type: ignore[union-attr, misc]
 
 
 def _beside(
@@ -144,9 +180,9 @@ def _replies(
     first = trunks.log_probs.cpu()
     for trunk, some in enumerate(asked):
         for one in some:
-            both = [target.target_ids for target in one.targets]
-            scores = [score(t, read[trunk, t], answers[trunk][: len(t)]) for t in both]
-            answer = answers[trunk][: max(map(len, both))]
+            every = [target.target_ids for target in one.targets]
+            scores = [score(t, read[trunk, t], answers[trunk][: len(t)]) for t in every]
+            answer = answers[trunk][: max(map(len, every[:2]))]
             yield one.number, reply(lm, scores, answer, first[trunk])
 
 

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
+from kn_sweeps.models.chat import check_template, in_chat
 from kn_sweeps.models.precision import at_least_float32
-from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open, start_id
-from kn_sweeps.progress.counting import counted
+from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
 from kn_sweeps.showing.sheets import Sheet, Shown
 
 Ids = tuple[int, ...]
@@ -51,20 +50,6 @@ class Batch:
 
     ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch seq"]
-
-
-class _Begun(NamedTuple):
-    """A row to sample into.
-
-    Attributes:
-        ids: Its tokens; a masked LM's masks are among them.
-        text: Position of the first token that is text.
-        blank: Position of the first token to sample.
-    """
-
-    ids: Ids
-    text: int
-    blank: int
 
 
 _read: ContextVar[Bool[Tensor, "batch seq"] | None] = ContextVar("_read", default=None)
@@ -113,6 +98,7 @@ class LanguageModel(Shown):
         name: str = "",
         revision: str = "",
         start_token: str | None = None,
+        chat: bool = False,
         batch_size: int = 64,
     ) -> None:
         """Freeze `model`, check its tokenizer, its architecture and that it keeps the `laws`.
@@ -124,6 +110,7 @@ class LanguageModel(Shown):
             revision: Which weights these are; nothing is cached of a model that does not say.
             start_token: What every prompt of a causal LM starts with; None for the tokenizer's own
                 way, see `tokenization.encode`.
+            chat: Whether a causal LM is asked through its tokenizer's chat template.
             batch_size: Rows in one forward pass when scoring.
 
         Raises:
@@ -145,6 +132,7 @@ class LanguageModel(Shown):
         self.name = name
         self.revision = revision
         self.start_token = start_token
+        self.chat = chat
         self.batch_size = batch_size
         self.architecture = Architecture(self.model)
         self.kind = self.architecture.kind
@@ -160,6 +148,10 @@ class LanguageModel(Shown):
             raise ValueError(f"{name}: the start token {start_token!r} is not in the vocabulary")
         if self.kind == "masked" and tokenizer.mask_token_id is None:
             raise ValueError(f"{name}: a masked LM needs a tokenizer with a mask token")
+        if chat and self.kind == "masked":
+            raise ValueError(f"{name} is a masked LM: it does not chat; use model.chat=false")
+        if chat:
+            check_template(tokenizer, name)
         check_laws(self)
 
     def sheet(self) -> Sheet:
@@ -171,6 +163,7 @@ class LanguageModel(Shown):
             ("dtype", str(self.model.dtype).removeprefix("torch.")),
             ("device", str(self.device)),
             *([("start token", self.start_token)] if self.start_token else []),
+            *([("asked", "through its chat template")] if self.chat else []),
         ]
         return Sheet(f"language model {self.name}", lines)
 
@@ -199,6 +192,13 @@ class LanguageModel(Shown):
         return torch.device(self.model.device)
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text: the tokenizer's own first, then those of its generation."""
+        told = getattr(self.model.generation_config, "eos_token_id", None)
+        every = [self.tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
+        return tuple(dict.fromkeys(int(one) for one in every if one is not None))
+
+    @property
     def is_edited(self) -> bool:
         """Whether hooks change what its MLPs put out."""
         projections = map(self.architecture.mlp_output, range(self.architecture.layers))
@@ -206,15 +206,36 @@ class LanguageModel(Shown):
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        return self._short_enough(
-            query, encode(self.tokenizer, self.kind, query, target, self.start_token)
-        )
+        asked, templated = self._as_asked(query)
+        tokenizer, start = self.tokenizer, self.start_token
+        encoded = encode(tokenizer, self.kind, asked, target, start, templated=templated)
+        return self._short_enough(query, encoded)
 
     def encode_open(self, query: Query) -> Encoded:
         """Tokenise a query without an answer; see `tokenization.encode_open`."""
+        asked, templated = self._as_asked(query)
+        tokenizer, start = self.tokenizer, self.start_token
         return self._short_enough(
-            query, encode_open(self.tokenizer, self.kind, query, self.start_token)
+            query, encode_open(tokenizer, self.kind, asked, start, templated=templated)
         )
+
+    def ended(self, encoded: Encoded) -> Encoded:
+        """A causal LM's target with the token that ends a text, as what it should answer.
+
+        Raises:
+            UnscorableError: If nothing says which that is, or the model is a masked one.
+        """
+        if not self.ends or self.kind == "masked":
+            raise UnscorableError("no token ends an answer", f"of {self.name}")
+        start, stop = encoded.target
+        return Encoded((*encoded.ids, self.ends[0]), (start, stop + 1), encoded.subject)
+
+    def _as_asked(self, query: Query) -> tuple[Query, bool]:
+        """The query as it is read, and whether all special tokens are in it."""
+        if not self.chat:
+            return query, False
+        asked = in_chat(self.tokenizer, query)
+        return asked, asked is not query
 
     def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
         limit = self.architecture.max_tokens
@@ -286,70 +307,3 @@ class LanguageModel(Shown):
         """`ids` with masks at the positions `where`."""
         mask = int(self.tokenizer.mask_token_id)
         return tuple(mask if i in where else token for i, token in enumerate(ids))
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        count: int,
-        length: int,
-        *,
-        top_k: int,
-        generator: torch.Generator,
-        openings: Sequence[str] = (),
-    ) -> list[str]:
-        """Sample texts from the model itself, each token from its `top_k`.
-
-        A causal LM continues its start token, or an opening as it would read a prompt; a masked LM
-        fills a row of masks behind it from left to right.
-
-        Args:
-            count: Number of texts.
-            length: Tokens sampled for each, behind its opening.
-            top_k: How many of the likeliest tokens are drawn from.
-            generator: A CPU generator: the draw does not depend on the device.
-            openings: How texts begin: the n-th with the n-th of them, over and over.
-
-        Raises:
-            ValueError: If an opening has a token that the tokenizer does not know.
-        """
-        begun = [self._begun(text, length) for text in openings or ("",)]
-        starts = [begun[n % len(begun)] for n in range(count)]
-        rows = [list(start.ids) for start in starts]
-        for step in counted(range(length), "sampled token"):
-            places = [start.blank + step for start in starts]
-            read = places if self.kind == "masked" else [at - 1 for at in places]
-            batch = self.batch([tuple(row) for row in rows])
-            log_probs = self.log_probs(batch, range(count), read).cpu()
-            log_probs[:, self.tokenizer.all_special_ids] = -torch.inf
-            top = log_probs.topk(top_k)
-            drawn = torch.multinomial(top.values.exp(), 1, generator=generator)
-            tokens = top.indices.gather(1, drawn)[:, 0].tolist()
-            for row, at, token in zip(rows, places, tokens, strict=True):
-                row[at : at + 1] = [token]
-        texts = self.tokenizer.batch_decode(
-            [row[s.text : s.blank + length] for row, s in zip(rows, starts, strict=True)],
-            skip_special_tokens=True,
-        )
-        return [text.strip() for text in texts]
-
-    def _begun(self, opening: str, length: int) -> _Begun:
-        """A row to sample into, with masks behind the opening where the model fills them."""
-        blanks = [self.tokenizer.mask_token] * length if self.kind == "masked" else []
-        text = " ".join([opening.strip(), *blanks]).strip()
-        encoding = self.tokenizer(text, return_offsets_mapping=True)
-        ids: list[int] = list(encoding["input_ids"])
-        known = [at for at, (a, b) in enumerate(encoding["offset_mapping"]) if a < b]
-        if self.tokenizer.unk_token_id in [ids[at] for at in known]:
-            raise ValueError(
-                f"the opening {opening!r} is not in the vocabulary of {self.name}; choose openings "
-                "it knows, or none"
-            )
-        if self.kind == "masked":
-            return _Begun(tuple(ids), known[0], ids.index(self.tokenizer.mask_token_id))
-        if not known:
-            return _Begun((start_id(self.tokenizer, self.start_token),), 1, 1)
-        # What the tokenizer puts behind a text would end it here.
-        ids, first = ids[: known[-1] + 1], known[0]
-        if first == 0 and self.start_token is not None:
-            ids, first = [start_id(self.tokenizer, self.start_token), *ids], 1
-        return _Begun(tuple(ids), first, len(ids))

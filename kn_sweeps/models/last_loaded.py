@@ -24,7 +24,8 @@ class LastLoaded:
     def __call__(self, model: Model, device: torch.device, dtype: DType) -> LanguageModel:
         """Load a model, unless it is the last one and was left as it was."""
         # What else a config says of a model does not change what is loaded.
-        key = (model.fingerprint(), model.label, model.start_token, str(device), dtype)
+        asked = (model.label, model.start_token, model.chat)
+        key = (model.fingerprint(), *asked, str(device), dtype)
         if self._lm is None or key != self._key or self._lm.is_edited:
             self._key, self._lm = None, None  # makes room first
             self._lm = load_model(model, device, dtype)

@@ -33,12 +33,14 @@ class Model(ABC):
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
+        chat: Whether prompts are asked through its tokenizer's chat template, as a user's message.
         context_openings: Words that sampled contexts begin with, where it writes no sentence
             behind its start token; methods that sample contexts take them by default.
     """
 
     label: str
     start_token: str | None = None
+    chat: bool = False
     context_openings: tuple[str, ...] = ()
     layers: int | None = None
 
@@ -112,7 +114,12 @@ class Model(ABC):
         if self.fingerprint() != revision:
             raise ValueError(f"model {self.label}: {folder} changed while it was read; try again")
         lm = LanguageModel(
-            model, tokenizer, name=self.label, revision=revision, start_token=self.start_token
+            model,
+            tokenizer,
+            name=self.label,
+            revision=revision,
+            start_token=self.start_token,
+            chat=self.chat,
         )
         self._check_layers(lm.architecture.layers)
         return lm

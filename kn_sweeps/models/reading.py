@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,11 @@ Changed = Callable[[Sequence[Edit | None]], AbstractContextManager[None]]
 """Gives the rows of a batch, in order, these edits; None leaves a row as it is."""
 
 
+def unchanged(_edits: Sequence[Edit | None]) -> AbstractContextManager[None]:
+    """Leaves all rows as they are."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class TargetScore:
     """How a model rates one target.
@@ -28,19 +33,24 @@ class TargetScore:
     Attributes:
         ids: The target's token ids.
         log_probs: Log-probability of each, in nats, given the gold tokens before it.
-        hits: Whether each is the argmax at its position.
+        best: The argmax at the position of each, likewise.
         exact: Whether the greedy answer, as long as the target, is the target.
     """
 
     ids: Ids
     log_probs: tuple[float, ...]
-    hits: tuple[bool, ...]
+    best: Ids
     exact: bool
 
     @property
     def log_prob(self) -> float:
         """Joint log-probability of the target, in nats."""
         return sum(self.log_probs)
+
+    @property
+    def hits(self) -> tuple[bool, ...]:
+        """Whether each token is the argmax at its position."""
+        return tuple(one == best for one, best in zip(self.ids, self.best, strict=True))
 
     @property
     def argmax(self) -> bool:
@@ -63,25 +73,27 @@ class Reply:
         answer: Greedy answer; a causal LM's has as many tokens as the longer target, a masked
             LM's as many pieces as `new`.
         first_log_probs: Log-probabilities of the answer's first token, in nats, on the CPU.
+        rival: The score of the third; None where there is none.
     """
 
     old: TargetScore
     new: TargetScore
     answer: str
     first_log_probs: Float[Tensor, " vocab"]
+    rival: TargetScore | None = None
 
 
 class Asked(NamedTuple):
-    """A question with both targets in its slot.
+    """A question with each target in its slot.
 
     Attributes:
         number: The question's, which replies are sorted by.
-        targets: The first and the second target, encoded.
+        targets: The first and the second target, encoded, and the rival where there is one.
         edit: See `asking.Question`.
     """
 
     number: int
-    targets: tuple[Encoded, Encoded]
+    targets: tuple[Encoded, ...]
     edit: Edit | None
 
 
@@ -106,9 +118,9 @@ class Slot(NamedTuple):
 
 def score(ids: Ids, found: Sequence[Reading], answer: Ids | None = None) -> TargetScore:
     """The score of a target by what was read at its tokens, and by the greedy answer."""
-    hits = tuple(one.argmax == one.gold for one in found)
-    exact = all(hits) if answer is None else answer == ids
-    return TargetScore(ids, tuple(one.log_prob for one in found), hits, exact)
+    best = tuple(one.argmax for one in found)
+    exact = (best if answer is None else answer) == ids
+    return TargetScore(ids, tuple(one.log_prob for one in found), best, exact)
 
 
 def batches(
@@ -155,4 +167,5 @@ def readings_of(log_probs: Float[Tensor, "reads vocab"], tokens: Sequence[int]) 
 def reply(lm: LanguageModel, scores: Sequence[TargetScore], answer: Ids, first: Tensor) -> Reply:
     """A reply whose answer is text."""
     text = str(lm.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
-    return Reply(scores[0], scores[1], text, first)
+    old, new, *rival = scores
+    return Reply(old, new, text, first, *rival)

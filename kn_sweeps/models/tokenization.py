@@ -78,6 +78,8 @@ def encode(
     query: Query,
     target: str,
     start_token: str | None = None,
+    *,
+    templated: bool = False,
 ) -> Encoded:
     """Tokenise `query` with `target` in its slot.
 
@@ -88,6 +90,7 @@ def encode(
         target: The answer, without surrounding blanks.
         start_token: What every prompt of a causal LM starts with, where its tokenizer adds
             nothing; None to add BOS, or EOS, to an empty prompt only.
+        templated: Whether the query has all special tokens in it (`chat`); none is added then.
 
     Raises:
         UnscorableError: If the target has no token of its own, a token straddles the slot's
@@ -97,10 +100,10 @@ def encode(
     if not target.strip():
         raise UnscorableError("the target tokenises to nothing", f"{target!r} in {query.text!r}")
     text = query.prefix + target + (query.suffix if kind == "masked" else "")
-    ids, spans, added = _tokens(tokenizer, kind, text, query, start_token)
+    ids, spans, added = _tokens(tokenizer, kind, text, query, start_token, templated)
     slot = (len(query.prefix), len(query.prefix) + len(target))
     first, stop = _tokens_within(spans, slot, text)
-    while first > added and spans[first - 1][0] >= len(query.prefix.rstrip()):
+    while first > added and spans[first - 1][0] >= len(bare(query.prefix)):
         first -= 1  # a blank that is a token of its own
     found = (first, stop)
     if kind == "causal":
@@ -118,6 +121,8 @@ def encode_open(
     kind: LMKind,
     query: Query,
     start_token: str | None = None,
+    *,
+    templated: bool = False,
 ) -> Encoded:
     """Tokenise `query` where it matters what follows, and no answer is given.
 
@@ -129,8 +134,8 @@ def encode_open(
     """
     if kind == "masked":
         return encode(tokenizer, kind, query, str(tokenizer.mask_token))
-    text = query.prefix.rstrip()
-    ids, spans, _ = _tokens(tokenizer, kind, text, query, start_token)
+    text = bare(query.prefix)
+    ids, spans, _ = _tokens(tokenizer, kind, text, query, start_token, templated)
     subject = _subject_tokens(kind, spans, query, "", text)
     if subject is not None:
         _check_known(tokenizer, ids, subject, "subject", query, query.subject_text)
@@ -144,8 +149,12 @@ def _tokens(
     text: str,
     query: Query,
     start_token: str | None,
+    templated: bool,
 ) -> tuple[list[int], list[tuple[int, int]], int]:
     """Ids, character offsets, and how many tokens stand before the text: BOS, CLS and the like."""
+    if templated:
+        encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        return list(encoding["input_ids"]), [tuple(one) for one in encoding["offset_mapping"]], 0
     encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids: list[int] = list(encoding["input_ids"])
     spans: list[tuple[int, int]] = [tuple(span) for span in encoding["offset_mapping"]]
@@ -153,6 +162,11 @@ def _tokens(
     if kind == "causal" and not added and (start_token or not query.prefix.strip()):
         ids, spans, added = [start_id(tokenizer, start_token), *ids], [(0, 0), *spans], 1
     return ids, spans, added
+
+
+def bare(prefix: str) -> str:
+    """A prompt without the blanks that end it; a line that ends stays ended."""
+    return prefix.rstrip(" ")
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, start_token: str | None = None) -> int:
@@ -206,10 +220,10 @@ def _tokens_within(
 
 def _check_prompt(tokenizer: PreTrainedTokenizerBase, query: Query, prompt: list[int]) -> None:
     """A causal LM must read the same prompt whatever the target is."""
-    bare = query.prefix.rstrip()
-    own = list(tokenizer(bare, add_special_tokens=False)["input_ids"]) if bare else []
+    text = bare(query.prefix)
+    own = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
     if prompt != own:
-        raise UnscorableError("the prompt tokenises otherwise before a target", repr(bare))
+        raise UnscorableError("the prompt tokenises otherwise before a target", repr(text))
 
 
 def _subject_tokens(

@@ -59,7 +59,7 @@ def fact(
     others = [_about(subject, name, text) for name, text in _texts("seen", seen)]
     rephrased = [_about(subject, name, text) for name, text in _texts("rephrase", rephrase)]
     spared = [
-        Probe(_query(text), answer, answer, "neighbour", group)
+        Probe(_query(text), answer, answer, "neighbour", group, rival=new if answer != new else "")
         for text, answer, group in _neighbours(neighbour)
     ]
     return Case(

@@ -12,6 +12,7 @@ import torch
 
 from kn_sweeps.cases import Case, Intent, Query
 from kn_sweeps.edits import Edit
+from kn_sweeps.evaluation.evaluate import Freely
 from kn_sweeps.evaluation.evaluate import evaluate as rows_of
 from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.evaluation.selection import scorable
@@ -106,6 +107,9 @@ def _cells(row: Mapping[Hashable, Any]) -> Iterator[str]:
         return
     sentence = row["kind"] == "sentence"
     yield "" if sentence else Query(row["prefix"], row["suffix"]).text
+    if row["kind"] == "continuation":
+        yield from (row["pre_generated"], row["post_generated"], "", "", "", "")
+        return
     yield from (row["pre_answer"], row["post_answer"])
     for which in ("old", "new"):
         before, after = (math.exp(row[f"{when}_log_prob_{which}"]) for when in ("pre", "post"))
@@ -119,6 +123,7 @@ def evaluate(
     edit: Plan | Edit,
     *,
     intent: Intent | None = None,
+    max_answer_tokens: int | None = None,
 ) -> Evaluation:
     """Ask every probe of some cases before and after an edit, as a run does.
 
@@ -130,6 +135,7 @@ def evaluate(
         cases: What to ask.
         edit: What a method's `plan` gave for these cases, or a single edit for all.
         intent: What a single edit is for, `replace` (old by new) or `erase` (old); a plan says.
+        max_answer_tokens: How far a causal LM answers in its own words; None not to ask for it.
 
     Raises:
         ValueError: If a case cannot be asked of this model, or has no edit in the plan.
@@ -144,7 +150,8 @@ def evaluate(
     rows: list[Row] = []
     number = 0
     while steps:
-        rows += rows_of(lm, steps.take(steps.size(number, None, None)), plan, plan.intent)
+        step = steps.take(steps.size(number, None, None))
+        rows += rows_of(lm, step, plan, plan.intent, freely=Freely(max_answer_tokens))
         number += 1
     located = [asdict(one) for one in plan.located]
     scores = {source: found.numpy() for source, found in plan.attributions.items()}

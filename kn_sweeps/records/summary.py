@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.cases import Intent
 from kn_sweeps.metrics.catalogue import headlines
 from kn_sweeps.metrics.localisation import certificates, layer_histogram, rounded
 from kn_sweeps.mistakes import did_you_mean
@@ -33,7 +34,41 @@ def identity(run_id: str, settings: RunConfig, config: Mapping[str, Any]) -> dic
         "regime": settings.regime,
         "seed": settings.seed,
         "shard": settings.shard,
+        "protocol": protocol(config, settings.method.intent),
     }
+
+
+def protocol(config: Mapping[str, Any], intent: Intent) -> str:
+    """How numbers came about, in a line: what decides whether they compare with others.
+
+    Args:
+        config: The run's, with all metrics that were computed.
+        intent: Its method's.
+    """
+    scorers = {name: one["scorer"] for name, one in config["metric"].items() if "scorer" in one}
+    alike = len(set(scorers.values())) == 1
+    scored = (
+        next(iter(scorers.values())) if alike else ", ".join(f"{k} {v}" for k, v in scorers.items())
+    )
+    beside = ", ".join(config.get("beside", ())) if config.get("max_answer_tokens") else ""
+    size = config.get("edits_per_batch")
+    asked = {
+        "single": "right after its own edit, alone in effect",
+        "batch": f"with {size or 'all'} cases' edits in effect at once",
+        "sequential": f"right after its edit, {size or 1} cases a step on top of those before; "
+        "NAME_after_all, once all are made",
+    }
+    given = config["dataset"].get("writes", "the data's new answer")
+    return "; ".join(
+        [
+            f"scorer {scored or 'none'}" + (f", beside it {beside}" if beside else ""),
+            f"asked {asked[config.get('regime', 'single')]}",
+            "pre is the unedited model",
+            f"writes {given}"
+            if intent == "replace"
+            else "writes nothing: the old answer should go",
+        ]
+    )
 
 
 def located_by_layer(

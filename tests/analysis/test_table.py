@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from analysis import table
+from analysis import summaries, table
 from kn_sweeps.metrics.catalogue import described
 
 HEADLINES = [one.name for one in described() if one.headline]
@@ -271,9 +271,9 @@ def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path):
         write_run(tmp_path, f"run{layer}")
         config = f"method: {{layer: {layer}, steps: 5}}\nregime: single\nbatch_size: {layer}\n"
         (tmp_path / "default" / f"run{layer}" / "config.yaml").write_text(config)
-    found = table.find_runs(tmp_path).summaries
-    assert table.identity_columns(found)[len(table.IDENTITY) :] == ["method.layer"]
-    assert sorted(table.identity(s, "method.layer") for s in found) == ["12", "3"]
+    found = summaries.find_runs(tmp_path).summaries
+    assert summaries.identity_columns(found)[len(summaries.IDENTITY) :] == ["method.layer"]
+    assert sorted(summaries.identity(s, "method.layer") for s in found) == ["12", "3"]
 
 
 def configured(folder, run_id, text, **given):
@@ -285,7 +285,7 @@ def test_rows_are_in_the_order_of_the_swept_values_and_told_apart_by_them(tmp_pa
     values = [(10, 0.5), (2, 0.5), (10, 0.05), (2, 1e-5), (2, 0.05)]
     for n, (layer, rate) in enumerate(values):
         configured(tmp_path, f"r{n}", f"method: {{layer: {layer}, rate: {rate}}}\n")
-    head, *rows = next(table.blocks(table.find_runs(tmp_path).summaries, [], 200))
+    head, *rows = next(table.blocks(summaries.find_runs(tmp_path).summaries, [], 200))
     assert head[-2:] == ["method.layer", "method.rate"]
     assert [tuple(map(float, row[-2:])) for row in rows] == sorted(values)
 
@@ -293,9 +293,9 @@ def test_rows_are_in_the_order_of_the_swept_values_and_told_apart_by_them(tmp_pa
 def test_checkpoints_of_one_label_are_told_apart_by_their_names(tmp_path):
     for name in ("before", "after"):
         configured(tmp_path, name, f"model: {{label: m, name: {name}}}\n")
-    found = table.find_runs(tmp_path).summaries
-    assert table.identity_columns(found)[-1] == "model.name"
-    assert [table.identity(s, "model.name") for s in found] == ["after", "before"]
+    found = summaries.find_runs(tmp_path).summaries
+    assert summaries.identity_columns(found)[-1] == "model.name"
+    assert [summaries.identity(s, "model.name") for s in found] == ["after", "before"]
 
 
 def test_several_sweeps_are_one_table_and_what_is_named_twice_is_there_once(tmp_path, capsys):
@@ -305,7 +305,7 @@ def test_several_sweeps_are_one_table_and_what_is_named_twice_is_there_once(tmp_
     assert table.main([*names, names[0]]) == 0
     assert [line.split()[6] for line in lines(capsys)[1:]] == ["birds", "fish"]
     assert (tmp_path / "table.csv").read_text().count("\n") == 3
-    assert len(table.find_runs(tmp_path, tmp_path / "fish").summaries) == 3
+    assert len(summaries.find_runs(tmp_path, tmp_path / "fish").summaries) == 3
 
 
 FORMULAS = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\tx", "-")
@@ -342,3 +342,13 @@ def test_no_text_breaks_the_markdown_table_or_the_screen(tmp_path, capsys):
     plain = [line.replace("\\\\", "").replace("\\|", "") for line in (head, rule, row)]
     assert len({line.count("|") for line in plain}) == 1
     assert "<b>" not in row
+
+
+def test_protocols_that_differ_stand_with_the_methods_they_are_of(tmp_path, capsys):
+    write_run(tmp_path, "a", protocol="scorer exact; alone")
+    write_run(tmp_path, "b", protocol="scorer exact; alone", seed=1)
+    write_run(tmp_path, "c", protocol="scorer token; alone", method="kn")
+    table.main([str(tmp_path)])
+    told = capsys.readouterr().err
+    assert "protocol: rome: scorer exact; alone\n" in told
+    assert "protocol: kn: scorer token; alone\n" in told

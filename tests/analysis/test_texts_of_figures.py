@@ -25,7 +25,7 @@ from analysis.studies import (
     suppress_number_neuron,
 )
 from analysis.studies.drawing import METHODS
-from analysis.table import Summary
+from analysis.summaries import Summary
 from kn_sweeps.cases import COMPONENTS, ROLES
 from kn_sweeps.dashboards.figures import headline_figure, layer_figure
 from kn_sweeps.data.determiners import DETERMINERS, MODIFIERS

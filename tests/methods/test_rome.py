@@ -250,3 +250,19 @@ def test_impossible_settings_are_refused() -> None:
         Rome(layer=0, steps=0)
     with pytest.raises(ValueError, match="choose from mean, original"):
         Rome(layer=0, key_mode="bare")  # type: ignore[arg-type]
+
+
+def test_an_answer_with_its_end_is_optimised_up_to_the_end(lm_of) -> None:  # noqa: ANN001
+    lm = lm_of("gpt2")
+    case = Case("f0", "P36", "fact", Probe(QUERY, "Paris", "Rome", "edit"), (QUERY,))
+    assert case.edit is not None
+    ends = Rome(layer=1, steps=40, contexts=0, end_of_answer=True, kl_factor=0.0)
+    encoded = lm.ended(lm.encode(case.edit.query, case.edit.new))
+    row = lm.rows(encoded)[0]
+
+    def end_log_prob(method: Rome) -> float:
+        with applied(lm, method.plan(lm, [case]).edits[case.id]):
+            return lm.log_probs(lm.batch([row.ids]), [0], [row.positions[-1]])[0, row.tokens[-1]]
+
+    assert encoded.ids[-1] == lm.ends[0]
+    assert end_log_prob(ends) > end_log_prob(replace(ends, end_of_answer=False)) + 0.3

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from kn_sweeps.metrics.answers import answered, gate, succeeded
-from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.base import Results, clusters
+from kn_sweeps.metrics.reliability import Reliability
 
 SCORERS = ["exact", "argmax", "token", "margin"]
 
@@ -80,3 +81,55 @@ def test_intents_are_never_averaged_together(row):
     rows = pd.DataFrame([row(intent="replace"), row(intent="erase")])
     with pytest.raises(ValueError, match="share one intent, got erase, replace"):
         Results(rows)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_it", "has_it"),
+    [
+        ("Rome", 1, 1),
+        ("the ROME.", 1, 1),
+        ("“Rome”", 1, 1),
+        ("Rome, the capital of Italy.", 0, 1),
+        ("The Eternal City!", 1, 1),
+        ("Romeo", 0, 0),
+        ("", 0, 0),
+        ("羅馬", 1, 1),
+        ("是羅馬的", 0, 1),
+    ],
+)
+def test_a_free_answer_is_a_target_or_an_alias_or_contains_one(row, answer, is_it, has_it):
+    rows = pd.DataFrame([row(post_generated=answer, new_aliases=["Eternal City", "羅馬"])])
+    assert answered(rows, "post", "new", "generated").tolist() == [is_it]
+    assert answered(rows, "post", "new", "contains").tolist() == [has_it]
+
+
+def test_free_answers_stand_beside_where_there_are_any(row):
+    rows = pd.DataFrame([row(post_generated="Rome, Italy"), row("e1", post_generated="Rome")])
+    found = Reliability()(Results(rows))
+    assert {name: one.value for name, one in found.items() if "known" not in name} == {
+        "reliability": 1,
+        "reliability_generated": 0.5,
+        "reliability_contains": 1,
+    }
+    assert "reliability_generated" not in Reliability()(Results(pd.DataFrame([row()])))
+
+
+def test_a_scorer_of_free_answers_is_refused_where_there_are_none(row):
+    with pytest.raises(ValueError, match="this run has none: .* max_answer_tokens=24"):
+        Reliability(scorer="generated")(Results(pd.DataFrame([row()])))
+
+
+def test_edits_that_go_together_pass_the_gate_together_and_are_one_cluster(row):
+    rows = [
+        row("e0", together="chain"),
+        row("e1", together="chain", post_answer="Oslo"),
+        row("e2", together="other"),
+        row("e3", together="other"),
+    ]
+    probes = [
+        row(edit, together=name, kind="synonym")
+        for edit, name in (("e0", "chain"), ("e2", "other"))
+    ]
+    results = Results(pd.DataFrame(rows + probes))
+    assert gate(results.of("synonym"), results, "exact").tolist() == [False, True]
+    assert clusters(results.of("edit")).tolist() == ["chain", "chain", "other", "other"]

@@ -11,7 +11,10 @@ import kn_sweeps.metrics
 from kn_sweeps.config import build
 
 CONF = Path(__file__).parents[2] / "conf" / "metric"
-SHARED = {"base", "answers", "significance", "bootstrap", "quantities", "catalogue"}
+SHARED = {
+    *("base", "answers", "significance", "bootstrap", "quantities", "catalogue"),
+    *("comparing", "verdicts"),
+}
 FAMILIES = sorted({m.name for m in pkgutil.iter_modules(kn_sweeps.metrics.__path__)} - SHARED)
 
 
@@ -25,7 +28,8 @@ def test_a_config_builds_its_metric_with_the_defaults_of_the_code(name):
     config = OmegaConf.load(path)
     ours = OmegaConf.load(CONF.parent / "compat" / "ours.yaml")
     whole = OmegaConf.load(CONF.parent / "config.yaml")
-    node = OmegaConf.merge({"compat": ours, "bootstrap": whole.bootstrap, "metric": config}).metric
+    shared = {key: whole[key] for key in ("bootstrap", "scorer", "beside")}
+    node = OmegaConf.merge({"compat": ours, **shared, "metric": config}).metric
     metric = build(OmegaConf.to_container(node, resolve=True))
     assert path.read_text().startswith(f"# @package metric.{name}\n")
     assert type(metric).__module__ == f"kn_sweeps.metrics.{name}"

@@ -137,6 +137,7 @@ def test_locality_has_a_number_for_each_set_of_neighbours_and_their_mean_kl(row)
         "locality_same_relation": (1, 2),
         "locality_same_subject": (0, 1),
         "locality_kl": (pytest.approx(0.2), 2),
+        "locality_token": (0.5, 3),
     }
 
 

@@ -8,6 +8,7 @@ import torch
 from kn_sweeps.cases import Query
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.sampling import sampled
 from kn_sweeps.models.tokenization import UnscorableError
 from tests.reference import scoring
 
@@ -40,7 +41,7 @@ def _reference_log_probs(lm: LanguageModel, query: Query, target: str) -> list[f
 
 def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) -> None:
     replies = ask(any_lm, QUESTIONS)
-    for (query, old, new, _), reply in zip(QUESTIONS, replies, strict=True):
+    for (query, old, new, *_), reply in zip(QUESTIONS, replies, strict=True):
         for target, score in ((old, reply.old), (new, reply.new)):
             expected = _reference_log_probs(any_lm, query, target)
             assert list(score.log_probs) == pytest.approx(expected, abs=1e-5)
@@ -48,7 +49,7 @@ def test_batched_scores_equal_the_reference_one_by_one(any_lm: LanguageModel) ->
 
 
 def test_greedy_answers_equal_the_reference(any_lm: LanguageModel) -> None:
-    for query, old, new, _ in QUESTIONS:
+    for query, old, new, *_ in QUESTIONS:
         (reply,) = ask(any_lm, [Question(query, old, new)])
         encoded = any_lm.encode(query, new)
         n = len(encoded.target_ids)
@@ -108,7 +109,7 @@ def test_a_masked_sentence_scores_its_pseudo_log_likelihood(some_lm: LanguageMod
 def test_samples_depend_on_the_generator_only(some_lm: LanguageModel) -> None:
     def draw(seed: int) -> list[str]:
         generator = torch.Generator().manual_seed(seed)
-        return some_lm.sample(4, 6, top_k=5, generator=generator)
+        return sampled(some_lm, 4, 6, top_k=5, generator=generator)
 
     assert draw(0) == draw(0)
     assert draw(0) != draw(1)
@@ -118,7 +119,7 @@ def test_samples_depend_on_the_generator_only(some_lm: LanguageModel) -> None:
 def test_a_sample_continues_its_opening_as_if_it_stood_alone(some_lm: LanguageModel) -> None:
     def draw(count: int, *openings: str) -> list[str]:
         generator = torch.Generator().manual_seed(0)
-        return some_lm.sample(count, 3, top_k=1, generator=generator, openings=openings)
+        return sampled(some_lm, count, 3, top_k=1, generator=generator, openings=openings)
 
     short, long = "Bob", "Ann sees this cat"
     # Openings of unlike length share a batch, and the likeliest token leaves nothing to chance.
@@ -128,7 +129,7 @@ def test_a_sample_continues_its_opening_as_if_it_stood_alone(some_lm: LanguageMo
 
 def test_an_opening_is_read_as_a_prompt_is(lm_of) -> None:  # noqa: ANN001
     lm = lm_of("gpt2")
-    (text,) = lm.sample(1, 1, top_k=1, generator=torch.Generator(), openings=["Ann sees"])
+    (text,) = sampled(lm, 1, 1, top_k=1, generator=torch.Generator(), openings=["Ann sees"])
     prompt = lm.encode(Query("Ann sees "), "this").prompt_ids
     batch = lm.batch([prompt])
     log_probs = lm.log_probs(batch, [0], [len(prompt) - 1])[0]
@@ -138,7 +139,7 @@ def test_an_opening_is_read_as_a_prompt_is(lm_of) -> None:  # noqa: ANN001
 
 def test_an_opening_that_the_tokenizer_does_not_know_is_refused(some_lm: LanguageModel) -> None:
     with pytest.raises(ValueError, match="the opening 'Therefore' is not in the vocabulary"):
-        some_lm.sample(1, 1, top_k=1, generator=torch.Generator(), openings=["Therefore"])
+        sampled(some_lm, 1, 1, top_k=1, generator=torch.Generator(), openings=["Therefore"])
 
 
 def test_a_prompt_longer_than_the_model_reads_is_refused(lm_of) -> None:  # noqa: ANN001
@@ -170,7 +171,7 @@ def test_a_model_in_double_precision_is_read_in_double_precision(any_lm: Languag
     replies = ask(any_lm, QUESTIONS)
     # GPT-J casts its own logits to float32; its head does not.
     digits = 1e-7 if any_lm.architecture.model_type == "gptj" else 1e-12
-    for (query, old, _, _), reply in zip(QUESTIONS, replies, strict=True):
+    for (query, old, *_), reply in zip(QUESTIONS, replies, strict=True):
         expected = sum(_reference_log_probs(any_lm, query, old))
         assert reply.old.log_prob == pytest.approx(expected, rel=digits)
         assert reply.first_log_probs.dtype == torch.float64

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.table import find_runs, identity, identity_columns
+from analysis.summaries import find_runs, identity, identity_columns
 from kn_sweeps.config import RunConfig, build, pinned
 from kn_sweeps.models.pretrained import Pretrained
 from kn_sweeps.run import run

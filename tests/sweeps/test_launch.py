@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.table import find_runs
+from analysis.summaries import find_runs
 from kn_sweeps.commands import status
 from kn_sweeps.evaluation import regimes
 from kn_sweeps.methods.none import NoEdit

@@ -28,8 +28,7 @@ function drawnProbe(one, probe, n, runs) {
     ? [el("span", { className: "chip", textContent: probe.group.replaceAll("_", " ") })]
     : [];
   const sentence = probe.kind === "sentence";
-  const targets =
-    probe.old === probe.new ? `answer: ${probe.old}` : `old: ${probe.old}, new: ${probe.new}`;
+  const targets = targetsOf(probe);
   return el(
     "div",
     { className: "card probe" },
@@ -37,13 +36,20 @@ function drawnProbe(one, probe, n, runs) {
     sentence
       ? el("p", { className: "prompt", textContent: "Which whole sentence is the more probable?" })
       : prompt(probe),
-    el("p", { className: "targets", textContent: targets }),
+    targets && el("p", { className: "targets", textContent: targets }),
     el(
       "div",
       { className: "methods" },
       ...asked.map(({ run, readings }) => drawnRun(one, probe, run, readings[n])),
     ),
   );
+}
+
+function targetsOf(probe) {
+  if (probe.kind === "continuation") return null;
+  return probe.old === probe.new
+    ? `answer: ${probe.old}`
+    : `old: ${probe.old}, new: ${probe.new}`;
 }
 
 function prompt(probe) {
@@ -110,6 +116,8 @@ function drawnRun(one, probe, run, reading) {
 function readingRows(one, probe, reading, times) {
   const sentence = probe.kind === "sentence";
   const at = [0, 1, 2].slice(0, times);
+  const free = [["says freely", at.map((t) => words(reading[10 + t] || "(nothing)"))]];
+  if (probe.kind === "continuation") return drawnRows(free);
   const [old, changed] = [at.map((t) => reading[2 * t]), at.map((t) => reading[2 * t + 1])];
   const cell = sentence ? logarithm : share;
   const rows = [[sentence ? "log P(old)" : "P(old)", old.map(cell)]];
@@ -120,6 +128,10 @@ function readingRows(one, probe, reading, times) {
     rows.push(["prefers", at.map((t) => words(preferred(old[t], changed[t])))]);
   }
   if (!sentence) rows.push(["answers", at.map((t) => words(reading[6 + t] || "(nothing)"))]);
+  return drawnRows(reading[10] === null ? rows : [...rows, ...free]);
+}
+
+function drawnRows(rows) {
   return rows.map(([name, cells]) =>
     el("tr", {}, el("th", { scope: "row", textContent: name }), ...cells),
   );
