@@ -81,3 +81,38 @@ def _until(true: object) -> None:
     while not true():  # type: ignore[operator]
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_second_moments_are_a_task_of_their_own_before_those_that_need_them(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    sweep = tmp_path / "results" / "s"
+
+    def launch(samples: int) -> None:
+        with HubServer() as nobody:
+            code, said = command(
+                *(nobody, tmp_path, "launch", "-m", "sweep=s", "method=rome", "model=tiny_gpt2"),
+                *("dataset=pararel", "dataset.relations=[P36]", "limit=1", "seed=0,1"),
+                *(f"method.second_moment={{name: bundled, samples: {samples}}}", "wait=true"),
+                *("method.contexts=0", "metric=[reliability]", "runs_per_task=1"),
+                *("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"),
+                HF_HUB_OFFLINE="1",
+            )
+        assert (code == 0) == (samples > 10), said
+
+    launch(2000)
+    logs = sorted(
+        (sweep / "launches").glob("*/*.err"), key=lambda path: int(path.name.split("_")[0])
+    )
+    said = [path.read_text() for path in logs]
+    assert "statistics of launch" in said[0]
+    assert "second moments of layers" in said[0]
+    assert len(said) == 3
+    assert not any("second moments of layers" in one for one in said[1:])
+    assert len(list(sweep.glob("*/summary.json"))) == 2
+    # Too little text: the task before fails, and so says every run that needed it.
+    launch(2)
+    failed = [one["error"] for one in _statuses(sweep) if one["state"] == "failed"]
+    assert len(failed) == 2
+    assert all("second_moment.samples" in one for one in failed)

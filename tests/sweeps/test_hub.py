@@ -170,12 +170,11 @@ def test_one_that_is_killed_and_two_at_once_leave_a_whole_cache(
     filled(hub)
     weights = "GET .*/model.safetensors"
     hub.fails(weights, "half", times=1)
-    caches = {"KN_SWEEPS_CACHE": str(tmp_path / "cache")}
 
     def started() -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", f"found = {{}}\n{FETCH}"],
-            env={**os.environ, **hub.environment(str(tmp_path / "hf")), **caches},
+            env={**os.environ, **hub.environment(str(tmp_path / "hf"))},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -191,7 +190,7 @@ def test_one_that_is_killed_and_two_at_once_leave_a_whole_cache(
     said = [one.communicate(timeout=100)[1] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     hub.stop()
-    found = client(hub, tmp_path / "hf", FETCH, HF_HUB_OFFLINE="1", **caches)
+    found = client(hub, tmp_path / "hf", FETCH, HF_HUB_OFFLINE="1")
     assert found["commit"] == hub.repositories["models", "lab/tiny"].branches["main"]
     assert {"config.json", "tokenizer.json", "model.safetensors"} < set(found["files"])
 
@@ -205,20 +204,18 @@ def test_what_another_user_fetched_is_read_from_a_cache_that_may_not_be_written_
     hub: HubServer, tmp_path: Path
 ) -> None:
     filled(hub)
-    home, cache = tmp_path / "hf", tmp_path / "cache"
-    client(hub, home, FETCH, KN_SWEEPS_CACHE=str(cache))
-    for folder in (home, cache):
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, 65534, 65534, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(0o555 if path.is_dir() else 0o444)
+    home = tmp_path / "hf"
+    client(hub, home, FETCH)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
     with pytest.raises(AssertionError):
         client(hub, home, "open(__import__('os').environ['HF_HOME'] + '/x', 'w')", within=READING)
-    caches = {"KN_SWEEPS_CACHE": str(cache)}
-    found = client(hub, home, FETCH, within=READING, **caches)
+    found = client(hub, home, FETCH, within=READING)
     assert found["commit"] == hub.repositories["models", "lab/tiny"].branches["main"]
     # A hub that says nothing, as behind a firewall, does not hold up what has all it needs.
     before = hub.asked()
     hub.fails("", "hang")
-    assert client(hub, home, FETCH, within=READING, **caches) == found
+    assert client(hub, home, FETCH, within=READING) == found
     assert hub.asked() == before + 1, "it is waited for once"
