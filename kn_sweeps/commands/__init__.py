@@ -10,6 +10,7 @@ COMMANDS = {
     "sync": "bring runs to Weights & Biases, or up to date there",
     "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
     "export": "one edited model as a checkpoint",
+    "harness": "tasks of lm-evaluation-harness on one edited model",
     "prefetch": "fetch what runs need, for nodes without internet",
     "cache": "what is cached, and clearing it",
     "completion": "print what makes bash, zsh or fish complete all this",

@@ -153,7 +153,7 @@ class CoOccurrence(Metric):
         codes, names = pd.factorize(table["cluster"])
 
         def correlations(weights: FloatArray) -> FloatArray:
-            return rank_correlations(*columns, weights[:, codes])
+            return rank_correlations(*columns, weights=weights[:, codes])
 
         seed = self.bootstrap.seed
         p = permutation_p(*columns, permutations=self.permutations, seed=seed)
