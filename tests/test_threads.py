@@ -23,6 +23,7 @@ MANY = len(os.sched_getaffinity(0))
         ({"KN_SWEEPS_CORES": "1", "SLURM_CPUS_PER_TASK": "2"}, {}, 1),
         ({}, {"cpu.max": "max 100000\n"}, MANY),
         ({}, {"cpu.max": "50000 100000\n"}, 1),
+        ({}, {"slurm/job_1/cpu.max": "100000 100000\n", "own": "0::/slurm/job_1/step_0\n"}, 1),
         ({}, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, MANY),
         ({}, {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
     ],
@@ -31,9 +32,9 @@ def test_cores_are_those_that_were_given(
     tmp_path: Path, environ: dict[str, str], files: dict[str, str], found: int
 ) -> None:
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert cores(environ, tmp_path) == found
+    assert cores(environ, tmp_path, tmp_path / "own") == found
 
 
 def test_a_small_model_has_one_thread_and_the_users_number_stays() -> None:
