@@ -32,7 +32,7 @@ from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.base import measured
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import Model, device, load_model
+from kn_sweeps.models.loading import Model, device, load_model, set_threads
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.progress.pace import shown
@@ -44,6 +44,7 @@ from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
 from kn_sweeps.records.summary import headline_metrics, identity, located_by_layer, protocol
+from kn_sweeps.threads import for_model
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,8 @@ def _loaded(job: Job, load: Load) -> LanguageModel:
             f"and is {lm.revision}; run the same command again"
         )
     lm.batch_size = settings.batch_size
+    if (threads := for_model(lm.model.num_parameters())) is not None:
+        set_threads(threads)
     return lm
 
 

@@ -28,6 +28,7 @@ from kn_sweeps.records.files import user_path
 from kn_sweeps.records.places import CONF, find_in_checkout
 from kn_sweeps.records.provenance import commit
 from kn_sweeps.sweeps.record import LauncherKind
+from kn_sweeps.threads import wait_passively
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launch import Ended, Launcher
@@ -199,6 +200,7 @@ def _at_home(argument: str) -> str:
 @command(explain, "interrupted; the same command continues")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what an override each says, and Hydra's own options."""
+    wait_passively()
     commit()  # that of the code this process runs, whatever becomes of the files from here on
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"

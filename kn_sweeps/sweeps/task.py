@@ -22,6 +22,7 @@ from kn_sweeps.progress.saving import how_often_kept
 from kn_sweeps.records.files import about_files, held
 from kn_sweeps.records.provenance import commit
 from kn_sweeps.records.status import failed, job_id, noted, read_status
+from kn_sweeps.threads import wait_passively
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.record import Launch, PlannedRun
@@ -161,6 +162,7 @@ class NodeTask:
         from kn_sweeps.sweeps.record import Launch
 
         began = time.time()
+        wait_passively()
         commit()  # that of the code this process computes with, whatever becomes of the files
         launch = Launch.read(Path(self.folder))
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
