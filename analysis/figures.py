@@ -74,7 +74,7 @@ def draw(*sweeps: Path, out: Path | None = None, latex: bool = False) -> list[Pa
         for study in STUDIES:
             try:
                 for drawing in study(runs):
-                    figures.append(_written(drawing, folder, latex=latex))
+                    figures.append(write(drawing, folder, latex=latex))
             except Exception as error:
                 # What one study does not expect of a run must not cost the others.
                 broken[f"{study.__module__.split('.')[-1]}.{study.__name__}"] = error
@@ -89,7 +89,8 @@ def draw(*sweeps: Path, out: Path | None = None, latex: bool = False) -> list[Pa
     return figures
 
 
-def _written(drawing: Drawing, folder: Path, *, latex: bool) -> Path:
+def write(drawing: Drawing, folder: Path, *, latex: bool) -> Path:
+    """Write a figure with the numbers behind it; its PNG file."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = drawing.name
     tables = {"": drawing.numbers, **{f"_{name}": table for name, table in drawing.more.items()}}

@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from kn_sweeps.config import build
 from kn_sweeps.metrics.base import Metric, Results
+from kn_sweeps.metrics.bootstrap import Bootstrap
 from kn_sweeps.records.folders import listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
 
@@ -79,6 +81,18 @@ class Run:
         """A value of the config by its dotted name, as text; None where it has none."""
         value = self.summary["settings"].get(name)
         return None if value is None else str(value)
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """The metrics that it was scored by."""
+        nodes = self.directories[0].config()["metric"]
+        return [build(node, None, f"metric.{name}") for name, node in nodes.items()]
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """How its intervals were had."""
+        found: Bootstrap = build(self.directories[0].config().get("bootstrap", {}), Bootstrap)
+        return found
 
     @cached_property
     def results(self) -> Results:

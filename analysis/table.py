@@ -1,9 +1,16 @@
 """The comparison table: one row a finished run.
 
-    kn-sweeps table SWEEP... [--json] [--out DIR] [--metrics a,b,c]
+    kn-sweeps table SWEEP... [--json] [--out DIR] [--metrics a,b,c] [--power]
+                    [--over seed | --compare METHOD]
 
 SWEEP is its name, its folder, or a folder of sweeps such as results.
 The screen shows the headline metrics; table.md and table.csv hold them all.
+
+--compare METHOD   every run minus METHOD's on the same cases, with a paired interval and p-values
+                   corrected (Holm) for all that is compared; written to comparison.md and .csv
+--over seed        runs that differ in their seed as one, its interval over seeds and edits
+--power            mde: the difference between two methods that so many edits can show, which is
+                   found in 4 of 5 experiments; smaller ones are not to be read off
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import json
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +31,12 @@ from kn_sweeps.metrics.catalogue import headlines, quantity
 from kn_sweeps.records.files import about_files, user_path, write_text
 from kn_sweeps.records.folders import common, find_folders, listed
 
+from .comparing import compared_with, over_seeds, with_detectable
+from .runs import Run, finished_runs
 from .summaries import (
     ABSENT,
     IDENTITY,
     Summary,
-    find_runs,
     identity,
     identity_columns,
     is_number,
@@ -37,6 +45,8 @@ from .summaries import (
 
 PIPE_WIDTH = 120
 GAP = 2
+# A backslash first: one that stands before a | would undo the other.
+SIGNS = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
 
 
 def number(value: float | None) -> str:
@@ -53,7 +63,8 @@ def cell(estimate: dict[str, Any] | None) -> str:
         return "-"
     interval = f" [{number(estimate['low'])}, {number(estimate['high'])}]"
     shown = "" if estimate["low"] is None else interval
-    return f"{number(estimate['value'])}{shown} n={estimate['n']}"
+    power = "" if estimate.get("mde") is None else f" mde={number(estimate['mde'])}"
+    return f"{number(estimate['value'])}{shown} n={estimate['n']}{power}"
 
 
 def blocks(
@@ -103,25 +114,33 @@ def show(summaries: Sequence[Summary], metrics: Sequence[str]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     for index, block in enumerate(blocks(summaries, metrics, width)):
         say(end="\n" if index else "")
-        widths = [max(map(len, column)) for column in _transposed(block)]
-        for row in block:
-            cells = (text.ljust(wide) for text, wide in zip(row, widths, strict=True))
-            say((" " * GAP).join(cells).rstrip())
+        print_rows(block)
+
+
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows with their columns aligned."""
+    widths = [max(map(len, column)) for column in _transposed(rows)]
+    for row in rows:
+        cells = (text.ljust(wide) for text, wide in zip(row, widths, strict=True))
+        say((" " * GAP).join(cells).rstrip())
 
 
 def markdown(summaries: Sequence[Summary]) -> str:
     """All metrics as one Markdown table, and what each of them is."""
     names = metric_names(summaries)
-    (head, *rows) = next(blocks(summaries, names, sys.maxsize))
-    lines = [head, ["---"] * len(head), *rows]
-    # A backslash first: one that stands before a | would undo the other.
-    signs = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "&lt;"})
-    escaped = ([text.translate(signs) for text in line] for line in lines)
-    table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-    protocols = [f"- protocol: {line.translate(signs)}\n" for line in protocol_lines(summaries)]
+    table = markdown_rows(next(blocks(summaries, names, sys.maxsize)))
+    protocols = [f"- protocol: {line.translate(SIGNS)}\n" for line in protocol_lines(summaries)]
     meanings = [f"- `{one.name}`: {one}\n" for one in map(quantity, names) if one.meaning]
     below = "".join([*meanings, *protocols])
     return f"{table}\n{below}" if below else table
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table; the first is its head."""
+    head, *others = rows
+    lines = [head, ["---"] * len(head), *others]
+    escaped = ([text.translate(SIGNS) for text in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def protocol_lines(summaries: Sequence[Summary]) -> list[str]:
@@ -138,11 +157,13 @@ def protocol_lines(summaries: Sequence[Summary]) -> list[str]:
 def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     """One row a run: what names it, and `NAME`, `NAME_low`, `NAME_high`, `NAME_n` for each metric.
 
-    What a run does not have is None.
+    And `NAME_mde` where it was asked for. What a run does not have is None.
     """
     columns = ["run_id", "sweep", *IDENTITY, "seed", "protocol"]
     telling = [c for c in identity_columns(summaries) if c not in (*columns, "run")]
     parts = {"value": "", "low": "_low", "high": "_high", "n": "_n"}
+    if any("mde" in estimate for s in summaries for estimate in s["metrics"].values()):
+        parts["mde"] = "_mde"
     rows = []
     for s in summaries:
         told = {c: None if (found := identity(s, c)) == ABSENT else found for c in telling}
@@ -155,14 +176,10 @@ def in_columns(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
     return rows
 
 
-def comma_separated(summaries: Sequence[Summary]) -> str:
-    """All metrics as CSV: the cells of `in_columns`, an empty one for None.
-
-    See `unevaluated` for texts.
-    """
+def comma_separated(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, with an empty cell for None; see `unevaluated` for texts."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    rows = in_columns(summaries)
     writer.writerow(map(unevaluated, rows[0]))
     writer.writerows(map(unevaluated, row.values()) for row in rows)
     return text.getvalue()
@@ -177,19 +194,19 @@ def unevaluated(value: Any) -> Any:
     return f"'{value}" if risky and not is_number(value) else value
 
 
-def write_files(folder: Path, summaries: Sequence[Summary]) -> None:
-    """Write both tables.
+def write_files(folder: Path, name: str, markdown: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table as Markdown and as CSV.
 
     Raises:
         ValueError: If the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "table.md", markdown(summaries))
-        write_text(folder / "table.csv", comma_separated(summaries))
+        write_text(folder / f"{name}.md", markdown)
+        write_text(folder / f"{name}.csv", comma_separated(rows))
     except OSError as error:
         raise ValueError(f"could not write the table to {folder}: {about_files(error)}") from error
-    remark(f"all metrics: {folder / 'table.md'}, {folder / 'table.csv'}")
+    remark(f"all of it: {folder / name}.md, {folder / name}.csv")
 
 
 def chosen_metrics(wanted: str | None, summaries: Sequence[Summary]) -> list[str]:
@@ -214,7 +231,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
     parser.add_argument("--out", type=user_path, help="where the table files go (default: SWEEP)")
     parser.add_argument("--metrics", help="metrics to show, separated by commas")
-    return parser.parse_args(arguments)
+    parser.add_argument("--power", action="store_true", help="the difference that n can show")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--over", choices=["seed"], help="runs that differ in it as one")
+    how.add_argument("--compare", metavar="METHOD", help="every run minus METHOD's")
+    chosen = parser.parse_args(arguments)
+    if chosen.power and chosen.over:
+        parser.error("--power says what the edits of one run can show: leave out --over")
+    return chosen
 
 
 @command()
@@ -222,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show and write the table; 1 where a summary could not be read, though others could."""
     args = parse(arguments)
     folders = find_folders(args.sweeps)
-    found = find_runs(*folders)
+    runs, found = finished_runs(*folders)
     for path, reason in found.broken.items():
         remark(f"could not read {path}: {reason}")
     if not found.summaries:
@@ -230,16 +254,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say("[]")
         raise ValueError(f"no finished runs below {listed(folders)}; {found.unfinished} unfinished")
     metrics = chosen_metrics(args.metrics, found.summaries)
-    if args.json:
-        say(json.dumps(found.summaries, indent=2, allow_nan=False))
+    out = args.out or common(folders)
+    if args.compare is None:
+        _table(args, runs, metrics, out)
     else:
-        show(found.summaries, metrics)
-        for line in protocol_lines(found.summaries):
-            remark(f"protocol: {line}")
+        _comparison(args, runs, metrics if args.metrics else None, out)
+    for line in protocol_lines(found.summaries):
+        remark(f"protocol: {line}")
     if found.unfinished:
         remark(f"not shown: {found.unfinished} unfinished")
-    write_files(args.out or common(folders), found.summaries)
     return int(bool(found.broken))
+
+
+def _table(
+    args: argparse.Namespace, runs: Sequence[Run], metrics: Sequence[str], out: Path
+) -> None:
+    """One row a run, or a run of all seeds."""
+    name = "table_over_seed" if args.over else "table"
+    summaries = over_seeds(runs) if args.over else [run.summary for run in runs]
+    if args.power:
+        summaries = with_detectable(runs)
+    if args.json:
+        say(json.dumps(summaries, indent=2, allow_nan=False))
+    else:
+        show(summaries, metrics)
+    write_files(out, name, markdown(summaries), in_columns(summaries))
+
+
+def _comparison(
+    args: argparse.Namespace, runs: Sequence[Run], metrics: Sequence[str] | None, out: Path
+) -> None:
+    """One row a run and metric: what it differs by from the method it is compared with."""
+    found = [one.columns() for one in compared_with(runs, args.compare, metrics)]
+    rows = comparison_rows(found, power=args.power)
+    if args.json:
+        say(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        print_rows(rows)
+    write_files(out, "comparison", markdown_rows(rows), found)
+
+
+def comparison_rows(found: Sequence[Mapping[str, Any]], *, power: bool) -> list[list[str]]:
+    """Differences as a table's rows: what is the same for all of them is left out."""
+    named = ("model", "source", "dataset", "intent")
+    telling = [c for c in named if len({one[c] for one in found}) > 1]
+    numbers = ["p", "p_holm", *(["mde"] if power else [])]
+    head = [*telling, "method", "minus", "metric", "difference", *numbers]
+    return [head] + [
+        [
+            *(one_line(str(one[c])) for c in (*telling, "method", "minus", "metric")),
+            cell(
+                {"value": one["difference"], **{part: one[part] for part in ("low", "high", "n")}}
+            ),
+            *(number(one[c]) for c in numbers),
+        ]
+        for one in found
+    ]
 
 
 if __name__ == "__main__":

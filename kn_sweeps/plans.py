@@ -73,6 +73,8 @@ class Plan(Shown):
         failed: Case id to why its edit could not be planned.
         contexts: Texts that were put before prompts.
         intent: What the edits are for.
+        effects: Edit id to what is in effect when its cases are scored, where that is more than
+            the edit: its batch, those before it, those that go together with it.
     """
 
     edits: Mapping[str, Edit]
@@ -82,6 +84,12 @@ class Plan(Shown):
     failed: Mapping[str, str] = field(default_factory=dict)
     contexts: tuple[str, ...] = ()
     intent: Intent = "replace"
+    effects: Mapping[str, Edit] = field(default_factory=dict)
+
+    def effect_on(self, case: str) -> Edit:
+        """What is in effect when a case is scored."""
+        name = self.edit_of[case]
+        return self.effects.get(name, self.edits[name])
 
     def joint(self) -> Edit:
         """All its edits at once.

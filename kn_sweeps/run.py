@@ -32,7 +32,7 @@ from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.base import measured
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import Model, device, load_model
+from kn_sweeps.models.loading import Model, device, load_model, set_threads
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.progress.pace import shown
@@ -43,7 +43,14 @@ from kn_sweeps.records.provenance import Stages, code, commit, environment, of_c
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
-from kn_sweeps.records.summary import headline_metrics, identity, located_by_layer, protocol
+from kn_sweeps.records.summary import (
+    headline_metrics,
+    identity,
+    located_by_layer,
+    protocol,
+    untuned_methods,
+)
+from kn_sweeps.threads import for_model
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +108,12 @@ def run(
         if not again and directory.done(since) and directory.whole(thorough=True):
             return _rescored(job)
         log.info("run %s: %s", job.id, asked_for(job.config, name))
+        for method in untuned_methods(job.config):
+            log.warning(
+                "the values of %s are untuned for model %s: published by nobody, chosen by no "
+                "trial (conf/tuned/%s)",
+                *(method, job.settings.model.label, method),
+            )
         with reported(directory.path, job.by["launch"]) as progress, shown(progress.within):
             directory.write_config(job.config)
             job.settings.tracker.follow(directory.path)
@@ -191,6 +204,8 @@ def _loaded(job: Job, load: Load) -> LanguageModel:
             f"and is {lm.revision}; run the same command again"
         )
     lm.batch_size = settings.batch_size
+    if (threads := for_model(lm.model.num_parameters())) is not None:
+        set_threads(threads)
     return lm
 
 

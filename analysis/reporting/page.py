@@ -15,8 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..comparing import every_pair
 from ..runs import Run
 from ..summaries import Found
+from ..table import comparison_rows
 from .comparison import comparison
 from .examples import examples
 from .neurons import heat_maps
@@ -52,10 +54,12 @@ def page(folders: Sequence[Path], figures_in: Path, runs: Sequence[Run], found: 
         "heat_maps": heat_maps(runs),
         "examples": examples(runs),
     }
+    pairs = [one.columns() for one in every_pair(runs)]
     figures, no_figures = studies(folders, figures_in)
     html = environment.get_template("report.html").render(
         name=", ".join(folder.resolve().name for folder in folders),
         overview=overview(folders, runs, found),
+        paired=comparison_rows(pairs, power=True) if pairs else [],
         studies=figures,
         no_studies=no_figures,
         data=data,

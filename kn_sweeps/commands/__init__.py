@@ -5,15 +5,17 @@ COMMANDS = {
     "status": "how a sweep is doing; cancel, retry, logs, forget",
     "table": "compare finished runs",
     "report": "all of a sweep as one HTML file",
+    "judged": "answers for judges, and their verdicts as a scorer",
     "figures": "the figures of the studies",
     "sync": "bring runs to Weights & Biases, or up to date there",
     "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
     "export": "one edited model as a checkpoint",
+    "harness": "tasks of lm-evaluation-harness on one edited model",
     "prefetch": "fetch what runs need, for nodes without internet",
     "cache": "what is cached, and clearing it",
     "completion": "print what makes bash, zsh or fish complete all this",
 }
 """What each module of `commands` and each main module of `analysis` does, in one line."""
 
-OF_ANALYSIS = ("table", "report", "figures", "wandb-report")
+OF_ANALYSIS = ("table", "report", "judged", "figures", "wandb-report")
 """Those whose modules lie in `analysis`."""

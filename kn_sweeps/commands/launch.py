@@ -28,6 +28,7 @@ from kn_sweeps.records.files import user_path
 from kn_sweeps.records.places import CONF, find_in_checkout
 from kn_sweeps.records.provenance import commit
 from kn_sweeps.sweeps.record import LauncherKind
+from kn_sweeps.threads import wait_passively
 
 if TYPE_CHECKING:
     from kn_sweeps.sweeps.launch import Ended, Launcher
@@ -67,6 +68,8 @@ def _one(resolved: Any) -> Value:
     options, own = split({str(key): value for key, value in resolved.items()})
     if options.dry_run:
         launch([(named(chosen.overrides.task), own)], Local(), options)
+        if "path" in own["dataset"]:
+            _show_cases(own)
         return ""
     if launcher != "local" or options.shards > 1:
         raise ValueError(
@@ -83,6 +86,15 @@ def _one(resolved: Any) -> Value:
     if options.objective is None:
         return str(outcome.directory)
     return objective(outcome.summary, options.objective)
+
+
+def _show_cases(config: Mapping[str, Any]) -> None:
+    """The first cases of a file of one's own, as they will be asked."""
+    from kn_sweeps.config import RunConfig, build
+    from kn_sweeps.evaluation.preview import preview
+
+    for line in preview(build(config, RunConfig)):
+        log.info("%s", line)
 
 
 def named(overrides: Iterable[str]) -> str:
@@ -199,6 +211,7 @@ def _at_home(argument: str) -> str:
 @command(explain, "interrupted; the same command continues")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what an override each says, and Hydra's own options."""
+    wait_passively()
     commit()  # that of the code this process runs, whatever becomes of the files from here on
     # Hydra would print its own tracebacks and hints; with this it lets errors through to here.
     os.environ["HYDRA_FULL_ERROR"] = "1"

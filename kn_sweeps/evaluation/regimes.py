@@ -125,17 +125,19 @@ def scored(
         freely: How far the model answers in its own words.
 
     Returns:
-        The step's own edits, and its rows.
+        The step's own edits with what is in effect for each, and its rows.
     """
     if regime == "single":
         plan, effect = _each_alone(lm, method, cases, seed)
         # Each edit alone: where a step ends is only a matter of time, and no row may tell.
-        return plan, evaluate(lm, cases, effect, method.intent, step=0, freely=freely)
+        rows = evaluate(lm, cases, effect, method.intent, step=0, freely=freely)
+        return replace(plan, effects=effect.edits), rows
     so_far = joined(before)
     with applied(lm, so_far):
         plan = _whole(_planned(lm, method, cases, seed, together=len(cases) > 1), cases)
     effect = _all_with(plan, joined([so_far, *plan.edits.values()]))
-    return plan, evaluate(lm, cases, effect, method.intent, step=step, freely=freely)
+    rows = evaluate(lm, cases, effect, method.intent, step=step, freely=freely)
+    return replace(plan, effects=effect.edits), rows
 
 
 def _each_alone(

@@ -18,7 +18,7 @@ from kn_sweeps.metrics.base import Metric, Results
 from kn_sweeps.metrics.bootstrap import Estimate, FloatArray
 from kn_sweeps.metrics.quantities import Quantity
 
-Scorer = Literal["exact", "argmax", "token", "margin", "generated", "contains"]
+Scorer = Literal["exact", "argmax", "token", "margin", "generated", "contains", "judged"]
 FREE: tuple[Scorer, ...] = ("generated", "contains")
 """Scorers that read the free answer."""
 When = Literal["pre", "post"]
@@ -74,8 +74,9 @@ def answered(rows: pd.DataFrame, when: When, target: Target, scorer: Scorer) -> 
     target token is the argmax under teacher forcing; `token`, the share of target tokens that
     are; `margin`, the target is preferred to the other; `generated`, the free answer, to its
     natural stop, is the target or one of its aliases but for case, articles and punctuation;
-    `contains`, it has one of them among its words. For syntax there are two forms and the question
-    is which one is preferred, so every scorer reads the margin log P(new) - log P(old).
+    `contains`, it has one of them among its words; `judged`, somebody says so (`verdicts`). For
+    syntax there are two forms and the question is which one is preferred, so every scorer reads the
+    margin log P(new) - log P(old).
 
     Args:
         rows: Rows of the run.
@@ -94,6 +95,9 @@ def answered(rows: pd.DataFrame, when: When, target: Target, scorer: Scorer) -> 
         fact = np.where(rows["old"] == rows["new"], np.nan, preferred)
     elif scorer in ("generated", "contains"):
         fact = _freely(rows, when, target, scorer)
+    elif scorer == "judged":
+        column = f"{when}_judged_{target}"
+        fact = rows[column].to_numpy(np.float64) if column in rows else np.full(len(rows), np.nan)
     else:
         fact = rows[f"{when}_{scorer}_{target}"].to_numpy(np.float64)
     return np.where(rows["task"] == "syntax", preferred, fact)

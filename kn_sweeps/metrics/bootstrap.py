@@ -133,7 +133,14 @@ class Bootstrap:
         Returns:
             Lower and upper end, of the shape of one value; NaN where no resample is left.
         """
-        drawn = np.concatenate([statistic(weights) for weights in self.weights(clusters)])
+        return self.ends(self.draws(statistic, clusters))
+
+    def draws(self, statistic: Callable[[FloatArray], FloatArray], clusters: int) -> FloatArray:
+        """A statistic of weighted clusters under every resample, shape (resamples, ...)."""
+        return np.concatenate([statistic(weights) for weights in self.weights(clusters)])
+
+    def ends(self, drawn: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Both ends of the interval that draws span; NaN where none of them is finite."""
         judged = drawn[np.isfinite(drawn).reshape(len(drawn), -1).all(axis=1)]
         if not len(judged):
             nothing = np.full(drawn.shape[1:], np.nan)

@@ -42,10 +42,47 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
     Returns:
         A number in [-1, 1]; NaN where nothing is left.
     """
-    groups = telling(x, y, strata)
-    a, b = _ranks(np.asarray(x, float), groups), _ranks(np.asarray(y, float), groups)
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / spread if spread > 0 else float("nan")
+    return float(rank_correlations(x, y, strata, np.ones((1, len(np.asarray(x)))))[0])
+
+
+def rank_correlations(
+    x: ArrayLike, y: ArrayLike, strata: ArrayLike, weights: FloatArray
+) -> FloatArray:
+    """`rank_correlation` of resamples that have each row as often as its weight says.
+
+    Args:
+        x: One number a row.
+        y: Another.
+        strata: The stratum of each row.
+        weights: How often each is drawn, shape (resamples, rows).
+
+    Returns:
+        One number a resample.
+    """
+    values = np.asarray(x, float), np.asarray(y, float)
+    xx, xy, yy = np.zeros((3, len(weights)))
+    for at in members(strata):
+        drawn = weights[:, at]
+        (a, some), (b, others) = (_weighted_ranks(one[at], drawn) for one in values)
+        counted = drawn * (some & others)[:, None]
+        xx += (counted * a * a).sum(1)
+        xy += (counted * a * b).sum(1)
+        yy += (counted * b * b).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: FloatArray = np.where(xx * yy > 0, xy / np.sqrt(xx * yy), np.nan)
+    return found
+
+
+def _weighted_ranks(
+    values: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Centred ranks, as shares, of values that are there more than once; and whether they vary."""
+    different, tie = np.unique(values, return_inverse=True)
+    drawn = weights @ np.eye(len(different))[tie]
+    total = drawn.sum(1, keepdims=True)
+    ranks = drawn.cumsum(1) - drawn + (drawn + 1) / 2
+    centred = (ranks - (total + 1) / 2) / np.maximum(total, 1)
+    return centred[:, tie], (drawn > 0).sum(1) > 1
 
 
 def permutation_p(
@@ -109,19 +146,17 @@ class CoOccurrence(Metric):
         return estimates
 
     def _correlated(self, table: pd.DataFrame, what: str) -> tuple[Estimate, Estimate]:
-        columns = [table[name].to_numpy() for name in ("count", what, "stratum")]
-        n = sum(map(len, telling(*columns)))
+        x, y, strata = (table[name].to_numpy() for name in ("count", what, "stratum"))
+        n = sum(map(len, telling(x, y, strata)))
         if n == 0:
             return Estimate(None, None, None, 0), Estimate(None, None, None, 0)
         codes, names = pd.factorize(table["cluster"])
 
         def correlations(weights: FloatArray) -> FloatArray:
-            # Ranks need the rows themselves, each as often as its cluster was drawn.
-            drawn = (np.repeat(np.arange(len(codes)), w[codes].astype(int)) for w in weights)
-            return np.array([rank_correlation(*(c[at] for c in columns)) for at in drawn])
+            return rank_correlations(x, y, strata, weights[:, codes])
 
         seed = self.bootstrap.seed
-        p = permutation_p(*columns, permutations=self.permutations, seed=seed)
+        p = permutation_p(x, y, strata, permutations=self.permutations, seed=seed)
         return self.bootstrap.estimate(correlations, names, n), Estimate(p, None, None, n)
 
 
@@ -138,10 +173,7 @@ def telling(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> list[NDArray[np.in
 
 
 def _ranks(values: FloatArray, groups: list[NDArray[np.intp]]) -> FloatArray:
-    from scipy.stats import rankdata  # takes a second to import, and every table reads this room
-
     ranks = np.zeros(len(values))
     for at in groups:
-        ranked = rankdata(values[at])
-        ranks[at] = (ranked - ranked.mean()) / len(at)
+        ranks[at] = _weighted_ranks(values[at], np.ones((1, len(at))))[0][0]
     return ranks

@@ -122,7 +122,7 @@ class Architecture:
     def added(self, layer: int, outputs: Float[Tensor, "... d_model"]) -> Tensor:
         """What `layer` adds to the residual stream where its MLP puts out `outputs`."""
         norm = self._output_norm(layer)
-        behind = outputs if norm is None else norm(outputs)
+        behind: Tensor = outputs if norm is None else norm(outputs)
         return behind if self._factor == 1 else behind * self._factor
 
     def moved(self, layer: int, sums: Tensor, outputs: Tensor, change: Tensor) -> Tensor:
@@ -140,7 +140,8 @@ class Architecture:
         wide = at_least_float32(outputs)
         small = self.added(layer, wide * _NOTHING).norm(dim=-1) / _NOTHING
         whole = self.added(layer, wide).norm(dim=-1)
-        return small / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+        sharpness: Tensor = small / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+        return sharpness
 
     def from_sum(self, layer: int, sums: Float[Tensor, "... d_model"]) -> Tensor:
         """`layer`'s block output, of what its MLP output was added to and gave."""

@@ -43,8 +43,8 @@ def _capped_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def _scaled_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    logits: Tensor = model.get_submodule("lm_head")(hidden)
-    return logits / model.config.logits_scaling
+    logits: Tensor = model.get_submodule("lm_head")(hidden) / model.config.logits_scaling
+    return logits
 
 
 def _deberta_head(model: PreTrainedModel, hidden: Tensor) -> Tensor:

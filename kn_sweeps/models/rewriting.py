@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import LongTensor, Tensor, nn
+from transformers import Cache
 from transformers.models.falcon.modeling_falcon import FalconMLP
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
@@ -26,11 +27,26 @@ class CopiedFalconMLP(FalconMLP):
 class RowwiseOPTDecoderLayer(OPTDecoderLayer):
     """OPT's block whose MLP takes rows of tokens, not the tokens of all rows in one."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, **inputs: Any) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = False,
+        position_ids: LongTensor | None = None,
+        **more: Any,
+    ) -> Tensor:
         """The block's output, (batch, seq, d_model)."""
         first = self.do_layer_norm_before
         attended = self.self_attn_layer_norm(hidden_states) if first else hidden_states
-        attended, _ = self.self_attn(attended, *args, **inputs)
+        attended, _ = self.self_attn(
+            attended,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            position_ids=position_ids,
+            **more,
+        )
         states = hidden_states + attended
         if not first:
             states = self.self_attn_layer_norm(states)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from kn_sweeps.records.cache import cache_directory
 from kn_sweeps.records.files import write_json
+from kn_sweeps.threads import cores
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _computed(paths: Sequence[Path]) -> dict[Path, str]:
     started = time.time()
     blocks = [(path, at) for path in paths for at in range(0, before[path][2], _BLOCK)]
     # hashlib lets other threads run while it hashes.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         hashes = list(pool.map(_block, blocks))
     found: dict[Path, str] = {}
     for path in paths:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
 import resource
 import subprocess
@@ -55,6 +56,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

@@ -6,6 +6,7 @@
         rows.parquet  neurons.json  attributions.safetensors  edits.safetensors
         measurements/  one parquet file a measurement
         summary.json  written last: it marks the run as done
+        verdicts.json  what judges said of its answers, if any did
 
 Every file appears by rename, so it is whole or absent. summary.json holds the checksums of the
 others. What is damaged is noticed when it is read, moved aside and computed again (`integrity`).
@@ -84,6 +85,7 @@ class RunDirectory:
         self._edits = path / "edits.safetensors"
         self._provenance = path / "provenance.json"
         self._measurements = path / "measurements"
+        self._verdicts = path / "verdicts.json"
 
     def done(self, since: str | None = None) -> bool:
         """Whether the run is finished, and, given a launch's id, by that launch or a later one."""
@@ -209,8 +211,24 @@ class RunDirectory:
             DamagedError: If it is not what was written, as all that reads a finished run.
         """
         from kn_sweeps.metrics.base import Results
+        from kn_sweeps.metrics.verdicts import with_verdicts
 
-        return Results(self.rows(), self.located(), self.attributions(), self.measurements())
+        rows, verdicts = self.rows(), self.verdicts()
+        if verdicts:
+            rows = with_verdicts(rows, verdicts)
+        return Results(rows, self.located(), self.attributions(), self.measurements())
+
+    def verdicts(self) -> dict[str, float]:
+        """What judges said of its answers (`metrics.verdicts`): 1 for right, 0 for wrong.
+
+        Raises:
+            DamagedError: If it is not what was written.
+        """
+        return read_sealed(self._verdicts) if self._verdicts.is_file() else {}
+
+    def write_verdicts(self, verdicts: Mapping[str, float]) -> None:
+        """Keep what judges said."""
+        write_sealed(self._verdicts, verdicts)
 
     def rows(self, columns: Sequence[str] | None = None, filters: Any = None) -> pd.DataFrame:
         """All rows of a run whose chunks are joined, or some, as `row.read_rows` gives them."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.submit import Processes, code_path
+from kn_sweeps.threads import CORES, cores
 
 _POLL_S = 0.2
 _GRACE_S = 10
@@ -47,8 +48,9 @@ def execute_in_processes(launch: Launch) -> None:
 
 def _started(launch: Launch, task: int, slot: int, settings: Processes) -> subprocess.Popen[bytes]:
     gpu = str(settings.gpus[slot % len(settings.gpus)]) if settings.gpus else ""
-    cores = max(1, (os.cpu_count() or 1) // settings.processes)
-    more = {"OMP_NUM_THREADS": str(settings.threads or cores), "CUDA_VISIBLE_DEVICES": gpu}
+    more = {CORES: str(max(1, cores() // settings.processes)), "CUDA_VISIBLE_DEVICES": gpu}
+    if settings.threads:
+        more["OMP_NUM_THREADS"] = str(settings.threads)
     logs = launch.folder / f"task-{task}"
     with logs.with_suffix(".out").open("ab") as out, logs.with_suffix(".err").open("ab") as err:
         return subprocess.Popen(

@@ -145,7 +145,7 @@ def test_every_section_is_drawn_without_a_complaint(opened: Open, report: Path) 
     page = opened(report)
     _everything_drawn(page)
     assert page.locator("h2").all_inner_texts() == [
-        *("Overview", "Comparison", "Metrics", "Figures", "Neurons", "Examples")
+        *("Overview", "Comparison", "Metrics", "Differences", "Figures", "Neurons", "Examples")
     ]
     widths = page.eval_on_selector_all("figure img", "all => all.map((i) => i.naturalWidth)")
     assert widths

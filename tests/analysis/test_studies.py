@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from analysis.figures import STYLE, BrokenStudyError, draw
+from analysis.figures import STYLE, BrokenStudyError, draw, write
 from analysis.runs import read_runs
 from analysis.studies import STUDIES
 from analysis.studies.drawing import METHODS, Drawing, method_style
@@ -62,18 +64,31 @@ def launched(preset: str, *overrides: str) -> Iterator[dict[str, Any]]:
         yield composed(f"experiment={preset}", *overrides, *chosen, *few)
 
 
+@dataclass(frozen=True)
+class Made:
+    """A preset's sweep and what is drawn of it, whose files lie in its figures/."""
+
+    sweep: Path
+    drawings: list[Drawing]
+    files: list[Path]
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("studies")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    results = tmp_path_factory.mktemp("studies")
 
-
-def _sweep(results: Path, preset: str) -> Path:
-    sweep = results / preset
-    if not sweep.is_dir():
-        load = LastLoaded()
+    @cache
+    def of(preset: str) -> Made:
+        sweep, load = results / preset, LastLoaded()
         for config in launched(preset, *QUICK, *OWN[preset], f"results_dir={results}"):
             run(config, load=load)
-    return sweep
+        runs = read_runs(sweep)
+        with matplotlib.style.context(STYLE):
+            drawings = [one for study in STUDIES for one in study(runs)]
+            files = [write(one, sweep / "figures", latex=True) for one in drawings]
+        return Made(sweep, drawings, files)
+
+    return of
 
 
 def test_every_study_has_a_preset_and_its_page() -> None:
@@ -85,9 +100,10 @@ def test_every_study_has_a_preset_and_its_page() -> None:
 
 
 @pytest.mark.parametrize("preset", OWN)
-def test_a_preset_runs_on_a_tiny_model_and_yields_its_figure(results: Path, preset: str) -> None:
-    sweep = _sweep(results, preset)
-    drawn = [path for path in draw(sweep, latex=True) if path.name.startswith(preset)]
+def test_a_preset_runs_on_a_tiny_model_and_yields_its_figure(
+    made: Callable[[str], Made], preset: str
+) -> None:
+    drawn = [path for path in made(preset).files if path.name.startswith(preset)]
     assert drawn
     for path in drawn:
         for ending in (".png", ".pdf", ".svg", ".csv", ".tex"):
@@ -96,16 +112,16 @@ def test_a_preset_runs_on_a_tiny_model_and_yields_its_figure(results: Path, pres
 
 
 @pytest.mark.parametrize("preset", OWN)
-def test_every_text_of_a_presets_figures_can_be_read(results: Path, preset: str) -> None:
-    runs = read_runs(_sweep(results, preset))
+def test_every_text_of_a_presets_figures_can_be_read(
+    made: Callable[[str], Made], preset: str
+) -> None:
     with matplotlib.style.context(STYLE):
-        for drawing in (one for study in STUDIES for one in study(runs)):
+        for drawing in made(preset).drawings:
             assert unreadable(drawing.figure) == Unreadable([], []), drawing.name
 
 
-def test_what_is_suppressed_is_measured_on_every_modifier(results: Path) -> None:
-    sweep = _sweep(results, "suppress_number_neuron")
-    draw(sweep)
+def test_what_is_suppressed_is_measured_on_every_modifier(made: Callable[[str], Made]) -> None:
+    sweep = made("suppress_number_neuron").sweep
     (file,) = sweep.glob("figures/suppress_number_neuron_tiny_gpt2.csv")
     numbers = pd.read_csv(file)
     for one in read_runs(sweep):
@@ -121,9 +137,8 @@ def test_what_is_suppressed_is_measured_on_every_modifier(results: Path) -> None
         assert found["n"] == 4
 
 
-def test_located_neurons_add_up_over_layers(results: Path) -> None:
-    sweep = _sweep(results, "localisation")
-    draw(sweep)
+def test_located_neurons_add_up_over_layers(made: Callable[[str], Made]) -> None:
+    sweep = made("localisation").sweep
     layers = pd.read_csv(sweep / "figures" / "localisation_tiny_gpt2_by_layer.csv")
     for one in read_runs(sweep):
         own = layers[layers["dataset"] == one.dataset].sort_values("layer")
@@ -132,9 +147,8 @@ def test_located_neurons_add_up_over_layers(results: Path) -> None:
         assert ((own["low"] <= own["share"]) & (own["share"] <= own["high"])).all()
 
 
-def test_a_matrix_of_effects_has_every_pair(results: Path) -> None:
-    sweep = _sweep(results, "generalisation")
-    draw(sweep)
+def test_a_matrix_of_effects_has_every_pair(made: Callable[[str], Made]) -> None:
+    sweep = made("generalisation").sweep
     numbers = pd.read_csv(sweep / "figures" / "generalisation_blimp_tiny_gpt2.csv")
     sources = set(numbers["edited"])
     assert set(numbers["measured"]) == sources
@@ -142,9 +156,8 @@ def test_a_matrix_of_effects_has_every_pair(results: Path) -> None:
     assert len(numbers) == 4 * len(sources) ** 2
 
 
-def test_examples_show_what_the_model_said(results: Path) -> None:
-    sweep = _sweep(results, "symmetry")
-    draw(sweep)
+def test_examples_show_what_the_model_said(made: Callable[[str], Made]) -> None:
+    sweep = made("symmetry").sweep
     examples = pd.read_csv(sweep / "figures" / "symmetry_tiny_gpt2_examples.csv")
     assert set(examples["probe"]) == {"edit", "reversed", "residue"}
     assert examples[["p_old_before", "p_new_after"]].stack().between(0, 1).all()
@@ -163,13 +176,13 @@ def test_two_sets_of_shards_are_two_runs_each_with_its_own_rows(tmp_path: Path) 
 
 
 def test_a_broken_study_costs_no_other_and_is_said(
-    results: Path, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(runs: object) -> Iterator[Drawing]:
         raise KeyError("gone")
         yield
 
-    sweep = _sweep(results, "localisation")
+    sweep = made("localisation").sweep
     monkeypatch.setattr("analysis.figures.STUDIES", (broken, *STUDIES))
     with pytest.raises(BrokenStudyError, match="KeyError: 'gone'") as caught:
         draw(sweep)
@@ -178,7 +191,7 @@ def test_a_broken_study_costs_no_other_and_is_said(
 
 def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
-        quick = (*QUICK[:1], "limit=2", f"seed={seed}", "model=tiny_bert")
+        quick = (*QUICK[:1], "limit=1", f"seed={seed}", "model=tiny_bert")
         for config in launched("categorical", *quick, f"results_dir={tmp_path}"):
             run(config)
     names = {path.stem for path in draw(tmp_path / "categorical")}

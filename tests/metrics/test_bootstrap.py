@@ -130,7 +130,8 @@ def test_a_wrong_argument_is_refused_with_the_choices(arguments, message):
 
 def test_a_scorer_that_does_not_exist_is_refused_with_the_choices():
     with pytest.raises(
-        ValueError, match="one of exact, argmax, token, margin, generated, contains, got 'exakt'"
+        ValueError,
+        match="one of exact, argmax, token, margin, generated, contains, judged, got 'exakt'",
     ):
         Reliability(scorer="exakt")
 

@@ -11,7 +11,10 @@ import kn_sweeps.metrics
 from kn_sweeps.config import build
 
 CONF = Path(__file__).parents[2] / "conf" / "metric"
-SHARED = {"base", "answers", "significance", "bootstrap", "quantities", "catalogue"}
+SHARED = {
+    *("base", "answers", "significance", "bootstrap", "quantities", "catalogue"),
+    *("comparing", "verdicts"),
+}
 FAMILIES = sorted({m.name for m in pkgutil.iter_modules(kn_sweeps.metrics.__path__)} - SHARED)
 
 

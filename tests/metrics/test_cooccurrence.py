@@ -18,6 +18,7 @@ from kn_sweeps.metrics.cooccurrence import (
     CoOccurrence,
     permutation_p,
     rank_correlation,
+    rank_correlations,
     telling,
 )
 
@@ -98,3 +99,14 @@ def test_pairs_are_averaged_over_their_cases(row: Row) -> None:
 
 def test_a_run_that_did_not_measure_it_has_no_such_numbers(row: Row) -> None:
     assert CoOccurrence()(Results(pd.DataFrame([row()]))) == {}
+
+
+def test_a_weight_is_a_row_as_often():
+    draw = np.random.default_rng(5)
+    x, y = draw.integers(0, 6, (2, 40)).astype(float)
+    strata = draw.integers(0, 4, 40)
+    weights = draw.integers(0, 3, (20, 40)).astype(float)
+    found = rank_correlations(x, y, strata, weights)
+    for weight, one in zip(weights, found, strict=True):
+        rows = np.repeat(np.arange(40), weight.astype(int))
+        assert one == pytest.approx(rank_correlation(x[rows], y[rows], strata[rows]), nan_ok=True)

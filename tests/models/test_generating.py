@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Query
-from kn_sweeps.edits import Edit, RankOne
-from kn_sweeps.interventions import applied, applied_rowwise
+from kn_sweeps.edits import RankOne
+from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.generating import Prompt, Writing, natural_end, write
 from kn_sweeps.models.language_model import LanguageModel
+from tests.reference.generating import generated
 
 QUERIES = [Query("The capital of France is "), Query("Ann"), Query("These cats see this cat and ")]
 
@@ -20,22 +21,6 @@ def _edit(lm: LanguageModel) -> RankOne:
     draw = torch.Generator().manual_seed(3)
     u, v = (torch.randn(n, generator=draw) for n in (lm.architecture.d_ff, lm.architecture.d_model))
     return RankOne(1, u, v)
-
-
-def _generated(lm: LanguageModel, query: Query, edit: Edit | None, tokens: int) -> str:
-    ids = torch.tensor([lm.encode_open(query).prompt_ids])
-    ends = list(lm.ends)
-    with applied(lm, edit) if edit is not None else torch.no_grad():
-        output = lm.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            do_sample=False,
-            eos_token_id=ends,
-            pad_token_id=0,
-        )
-    new = [token for token in output[0, ids.shape[1] :].tolist() if token not in ends]
-    return str(lm.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
 def test_free_answers_equal_generate_one_by_one_under_every_rows_edit(
@@ -50,7 +35,9 @@ def test_free_answers_equal_generate_one_by_one_under_every_rows_edit(
             write(any_lm, asked, whole)
         return
     found = write(any_lm, asked, whole, partial(applied_rowwise, any_lm))
-    assert found == [_generated(any_lm, query, one, 12) for query, one in asked]
+    assert found == [
+        generated(any_lm, any_lm.encode_open(query).prompt_ids, one, 12) for query, one in asked
+    ]
     monkeypatch.setattr(any_lm, "batch_size", 2)
     assert write(any_lm, asked, whole, partial(applied_rowwise, any_lm)) == found
 
