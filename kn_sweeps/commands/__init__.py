@@ -8,6 +8,7 @@ COMMANDS = {
     "judged": "answers for judges, and their verdicts as a scorer",
     "figures": "the figures of the studies",
     "sync": "bring runs to Weights & Biases, or up to date there",
+    "dashboard": "runs on a local page, without an account",
     "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
     "export": "one edited model as a checkpoint",
     "harness": "tasks of lm-evaluation-harness on one edited model",

@@ -153,7 +153,8 @@ class CoOccurrence(Metric):
         codes, names = pd.factorize(table["cluster"])
 
         def correlations(weights: FloatArray) -> FloatArray:
-            return rank_correlations(*columns, weights=weights[:, codes])
+            counts, values, strata = columns
+            return rank_correlations(counts, values, strata, weights[:, codes])
 
         seed = self.bootstrap.seed
         p = permutation_p(*columns, permutations=self.permutations, seed=seed)
