@@ -63,7 +63,7 @@ def cell(estimate: dict[str, Any] | None) -> str:
         return "-"
     interval = f" [{number(estimate['low'])}, {number(estimate['high'])}]"
     shown = "" if estimate["low"] is None else interval
-    power = f" mde={number(estimate['mde'])}" if "mde" in estimate else ""
+    power = "" if estimate.get("mde") is None else f" mde={number(estimate['mde'])}"
     return f"{number(estimate['value'])}{shown} n={estimate['n']}{power}"
 
 

@@ -51,7 +51,7 @@ CANNOT_CHANGE_ROWS = (
 """What is not part of a run id. `device` and `batch_size` change no row beyond the rounding of
 `dtype`, which in bfloat16 is coarse; see docs/metrics.md, Rounding."""
 
-_PLACE = ("root", "source", "revision")
+_PLACE = ("root", "source", "revision", "path", "repository")
 """Where a dataset's files are, for which its fingerprint stands."""
 
 
@@ -73,7 +73,7 @@ class RunConfig:
         seed: All randomness comes from it.
         device: `auto` takes CUDA where there is one.
         dtype: Of the weights.
-        limit: Cases per relation or paradigm; null for all.
+        limit: Cases per relation, paradigm or file; null for all.
         max_answer_tokens: How far a causal LM answers questions about facts in its own words, for
             the scorers `generated` and `contains`; null not to ask for it.
         max_text_tokens: How far it goes on from a `continuation`.

@@ -20,7 +20,8 @@ GROUPS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in ("model", "dataset", "method", "metric", "measurement", "tracker")
 }
-ASKED = {"checkpoint": ["model.name=somebody/model"]}
+_FILE = ["dataset.path=facts.csv"]
+ASKED = {"checkpoint": ["model.name=somebody/model"], "facts": _FILE, "pairs": _FILE}
 """What a choice cannot do without."""
 OTHERS = {
     **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft")},
@@ -78,6 +79,7 @@ def test_every_group_combines_with_every_other() -> None:
     for model, (dataset, method) in itertools.product(GROUPS["model"], pairs):
         # Of a model that nothing is tuned for, as of a checkpoint, another one's values are taken.
         more = [*ASKED[model], *OTHERS.get(method, [])] if model in ASKED else []
+        more += ASKED.get(dataset, [])
         build(
             composed(f"model={model}", f"dataset={dataset}", f"method={method}", *more), RunConfig
         )

@@ -68,6 +68,8 @@ def _one(resolved: Any) -> Value:
     options, own = split({str(key): value for key, value in resolved.items()})
     if options.dry_run:
         launch([(named(chosen.overrides.task), own)], Local(), options)
+        if "path" in own["dataset"]:
+            _show_cases(own)
         return ""
     if launcher != "local" or options.shards > 1:
         raise ValueError(
@@ -84,6 +86,15 @@ def _one(resolved: Any) -> Value:
     if options.objective is None:
         return str(outcome.directory)
     return objective(outcome.summary, options.objective)
+
+
+def _show_cases(config: Mapping[str, Any]) -> None:
+    """The first cases of a file of one's own, as they will be asked."""
+    from kn_sweeps.config import RunConfig, build
+    from kn_sweeps.evaluation.preview import preview
+
+    for line in preview(build(config, RunConfig)):
+        log.info("%s", line)
 
 
 def named(overrides: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf
 
-from kn_sweeps.data.sources import source_for
+from kn_sweeps.data.sources import answer_tokens_for, limit_for, source_for
 from kn_sweeps.models.pretrained import label_of, layers_of
 from kn_sweeps.records.folders import sweep_folder
 
@@ -19,5 +19,8 @@ def register_resolvers() -> None:
         "checkpoint_layers": lambda name: layers_of(str(name)),
         # Where a model's data are.
         "source_for": source_for,
+        # How much of a data set is asked.
+        "limit_for": limit_for,
+        "answer_tokens_for": answer_tokens_for,
     }.items():
         OmegaConf.register_new_resolver(name, found, replace=True)

@@ -112,6 +112,6 @@ def check_counts(**counts: int) -> None:
 
 
 def check_share(seen_share: float) -> None:
-    """Raise ValueError unless something can be seen and something held out."""
-    if not 0 < seen_share < 1:
+    """Raise ValueError unless something can be seen; with 1, nothing is held out."""
+    if not 0 < seen_share <= 1:
         raise ValueError(f"seen_share must lie between 0 and 1, got {seen_share}")

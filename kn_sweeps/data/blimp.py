@@ -19,11 +19,10 @@ _OTHER_PARADIGMS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blimp(BlimpFiles):
-    """Minimal pairs with same-form prompts, rephrasings and neighbours.
+class PairOptions:
+    """What cases are made of minimal pairs.
 
     Attributes:
-        paradigms: Which; None for all the source has (and, for an edit, this LM can be asked).
         seen_share: Share of a paradigm's pairs a method may see; the others judge the edit.
         max_seen: Most prompts with the same target form a method sees.
         rephrasings: Most held-out sentences with the same trigger and forms a case.
@@ -32,7 +31,6 @@ class Blimp(BlimpFiles):
             are followed under its edit.
     """
 
-    paradigms: tuple[str, ...] | None = None
     seen_share: float = 0.5
     max_seen: int = 10
     rephrasings: int = 4
@@ -49,6 +47,17 @@ class Blimp(BlimpFiles):
             elsewhere=self.elsewhere,
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class Blimp(PairOptions, BlimpFiles):
+    """Minimal pairs with same-form prompts, rephrasings and neighbours.
+
+    Attributes:
+        paradigms: Which; None for all the source has (and, for an edit, this LM can be asked).
+    """
+
+    paradigms: tuple[str, ...] | None = None
+
     def load(self, kind: LMKind, *, seed: int, limit: int | None, editable: bool) -> Loaded:
         """Make the cases; see `Dataset.load`."""
         source = self.resolved()
@@ -62,7 +71,7 @@ class Blimp(BlimpFiles):
             raise ValueError(_refusal(invalid, kind, source, known))
         chosen = [name for name in wanted if name not in invalid or not editable]
         others = self._others(source, known, pairs, seed)
-        maker = _CaseMaker(self, kind, seed, {**others, **pairs}, chosen)
+        maker = PairCases(self, kind, seed, {**others, **pairs}, chosen)
         cases: list[Case] = []
         reports = []
         for name in wanted:
@@ -95,12 +104,12 @@ class Blimp(BlimpFiles):
         return found
 
 
-class _CaseMaker:
+class PairCases:
     """Makes the cases of paradigms that serve as one another's neighbours."""
 
     def __init__(
         self,
-        options: Blimp,
+        options: PairOptions,
         kind: LMKind,
         seed: int,
         pairs: dict[str, list[Pair]],
@@ -117,8 +126,10 @@ class _CaseMaker:
         for name, group in pairs.items():
             usable = [pair for pair in group if pair.why_not(kind) is None]
             shuffler(seed, "pairs", name).shuffle(usable)
-            cut = max(1, round(len(usable) * options.seen_share))
-            self._seen[name], self._held_out[name] = usable[:cut], usable[cut:]
+            drawn = [pair for pair in usable if not pair.role]
+            cut = max(1, round(len(drawn) * options.seen_share))
+            self._seen[name] = [p for p in usable if p.role == "edit"] + drawn[:cut]
+            self._held_out[name] = [p for p in usable if p.role == "judge"] + drawn[cut:]
         self._same_form = _grouped(self._seen, lambda p: (p.paradigm, p.old))
         self._same_change = _grouped(
             self._held_out, lambda p: (p.paradigm, p.trigger, p.old, p.new)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from kn_sweeps.cases import LMKind, Query
 from kn_sweeps.data.base import Official
@@ -28,6 +28,7 @@ _KEYS = {
     **dict.fromkeys(("sentence_good", "sentence_bad", "linguistics_term", "UID"), str),
     **dict.fromkeys(("simple_LM_method", "one_prefix_method", "two_prefix_method"), bool),
 }
+Role = Literal["", "edit", "judge"]
 _UNREAD = (
     *("field", "lexically_identical", "pairID", "pair_id", "dependency_length", "crucial_item"),
     *("one_prefix_prefix", "one_prefix_word_good", "one_prefix_word_bad", "two_prefix_word"),
@@ -51,6 +52,9 @@ class Pair:
         old: The region in the grammatical sentence; empty where words were only added.
         new: The region in the other.
         suffix: Text after it.
+        word: Characters [start, end) of the trigger in `prefix + suffix`, where it is told; None
+            for what the paradigm's rule finds.
+        role: What it is for: `edit`, `judge`, or empty for what is drawn.
     """
 
     index: int
@@ -63,12 +67,31 @@ class Pair:
     old: str
     new: str
     suffix: str
+    word: tuple[int, int] | None = None
+    role: Role = ""
 
     @cached_property
     def query(self) -> Query:
         """The sentence with the critical region as its slot and the trigger as its subject."""
+        if self.word is not None:
+            return Query(self.prefix, self.suffix, self.word)
         word = find_trigger(self.paradigm, self.prefix, self.old, self.suffix)
         return Query(self.prefix, self.suffix, None if word is None else (word.start, word.end))
+
+    def with_trigger(self, trigger: str) -> Pair:
+        """The same pair, with a word of the sentence as its trigger.
+
+        Raises:
+            ValueError: If it does not stand once around the critical region.
+        """
+        whole = self.prefix + self.suffix
+        places = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(trigger)}(?!\w)", whole)]
+        if len(places) != 1:
+            raise ValueError(
+                f"trigger={trigger!r} stands {len(places)} times around the words by which "
+                f"{self.good!r} and {self.bad!r} differ; name a word that stands there once"
+            )
+        return replace(self, word=places[0])
 
     @property
     def trigger(self) -> str:

@@ -111,12 +111,12 @@ class Difference:
     Attributes:
         estimate: The difference with its paired interval; `n` counts blocks judged under both.
         p: Of a two-sided Wilcoxon signed-rank test of the blocks; 1 where there is no block.
-        detectable: As `detectable`, of this pair.
+        detectable: As the function `detectable`, of this pair.
     """
 
     estimate: Estimate
     p: float
-    detectable: float
+    detectable: float | None
 
 
 def difference(
@@ -185,7 +185,7 @@ def over_runs(parts: Sequence[Sampled], bootstrap: Bootstrap) -> Estimate:
     return Estimate(value, float(low), float(high), n)
 
 
-def detectable(one: Sampled, bootstrap: Bootstrap, *, share: bool = False) -> float:
+def detectable(one: Sampled, bootstrap: Bootstrap, *, share: bool = False) -> float | None:
     """How large a difference to another method on as many edits is found in 4 of 5 experiments.
 
     (z_(1 - alpha / 2) + z_0.8) sqrt(2) SE, with alpha = 1 - confidence: of two methods that vary
@@ -193,7 +193,7 @@ def detectable(one: Sampled, bootstrap: Bootstrap, *, share: bool = False) -> fl
 
     SE is the standard deviation of the bootstrap's draws. Where all edits are judged alike that is
     0, which is no certainty: for a share it is at least that of two more judged one way and two
-    the other (Agresti and Coull 1998).
+    the other (Agresti and Coull 1998); of another number nothing can be said, which is None.
 
     Args:
         one: A number.
@@ -204,12 +204,18 @@ def detectable(one: Sampled, bootstrap: Bootstrap, *, share: bool = False) -> fl
     return _found(math.sqrt(2) * drawn, len(one.names), bootstrap, share)
 
 
-def _found(drawn: FloatArray, n: int, bootstrap: Bootstrap, share: bool) -> float:
+def _found(drawn: FloatArray, n: int, bootstrap: Bootstrap, share: bool) -> float | None:
+    judged = drawn[np.isfinite(drawn)]
+    spread = float(np.std(judged)) if len(judged) else 0.0
+    if spread <= 1e-9 * float(np.abs(judged).max(initial=0.0)):  # rounding
+        spread = 0.0
+    if not (share or spread):
+        return None
     normal = NormalDist()
     z = normal.inv_cdf(0.5 + bootstrap.confidence / 2) + normal.inv_cdf(POWER)
     few = 2 / (n + 4)
     least = math.sqrt(2 * few * (1 - few) / (n + 4)) if share else 0.0
-    return z * max(float(np.std(drawn[np.isfinite(drawn)])), least)
+    return z * max(spread, least)
 
 
 def _single(size: int) -> Iterator[FloatArray]:

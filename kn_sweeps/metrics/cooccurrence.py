@@ -146,18 +146,17 @@ class CoOccurrence(Metric):
         return estimates
 
     def _correlated(self, table: pd.DataFrame, what: str) -> tuple[Estimate, Estimate]:
-        columns = [table[name].to_numpy() for name in ("count", what, "stratum")]
-        n = sum(map(len, telling(*columns)))
+        x, y, strata = (table[name].to_numpy() for name in ("count", what, "stratum"))
+        n = sum(map(len, telling(x, y, strata)))
         if n == 0:
             return Estimate(None, None, None, 0), Estimate(None, None, None, 0)
         codes, names = pd.factorize(table["cluster"])
 
         def correlations(weights: FloatArray) -> FloatArray:
-            counts, values, strata = columns
-            return rank_correlations(counts, values, strata, weights[:, codes])
+            return rank_correlations(x, y, strata, weights[:, codes])
 
         seed = self.bootstrap.seed
-        p = permutation_p(*columns, permutations=self.permutations, seed=seed)
+        p = permutation_p(x, y, strata, permutations=self.permutations, seed=seed)
         return self.bootstrap.estimate(correlations, names, n), Estimate(p, None, None, n)
 
 

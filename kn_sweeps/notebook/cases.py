@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from kn_sweeps.cases import Case, Probe, ProbeKind, Query
 from kn_sweeps.data.paradigms import Pair
-
-PLACE, SLOT = "{}", "___"
-"""Where a template has its subject, and where any text has its answer, if not at its end."""
-OTHERS = "others"
-"""The set of a neighbour that names none."""
+from kn_sweeps.data.questions import PLACE, UnclearError, about
+from kn_sweeps.data.questions import asked as query_of
+from kn_sweeps.data.records import OTHERS
 
 
 def fact(
@@ -59,7 +56,9 @@ def fact(
     others = [_about(subject, name, text) for name, text in _texts("seen", seen)]
     rephrased = [_about(subject, name, text) for name, text in _texts("rephrase", rephrase)]
     spared = [
-        Probe(_query(text), answer, answer, "neighbour", group, rival=new if answer != new else "")
+        Probe(
+            query_of(text), answer, answer, "neighbour", group, rival=new if answer != new else ""
+        )
         for text, answer, group in _neighbours(neighbour)
     ]
     return Case(
@@ -102,7 +101,7 @@ def pair(
             text.
     """
     made = _pair("good and bad", good, bad, paradigm)
-    query = made.query if trigger is None else _with_trigger(made, trigger)
+    query = made.query if trigger is None else _with_trigger(made, trigger).query
     others = [_pair(name, *two, paradigm) for name, two in _pairs("seen", seen)]
     for other in others:
         if other.old != made.old:
@@ -140,7 +139,7 @@ def asked(prompt: Case | Query | str) -> Query:
     if isinstance(prompt, Case) and prompt.edit is not None:
         return prompt.edit.query
     _check_text("prompt", prompt)
-    return _query(str(prompt))
+    return query_of(str(prompt))
 
 
 def listed(cases: Case | Iterable[Case]) -> list[Case]:
@@ -166,46 +165,15 @@ def listed(cases: Case | Iterable[Case]) -> list[Case]:
 
 def _about(subject: str, name: str, text: str) -> Query:
     """A text as a query, with its subject found."""
-    places = [found.start() for found in re.finditer(re.escape(PLACE), text)]
-    if not places:
-        places = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text)]
-        text = PLACE.join(re.split(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    if len(places) != 1:
-        whole = text.replace(PLACE, subject)
-        how = f"{len(places)} times" if places else "nowhere"
-        raise ValueError(
-            f"{name}={whole!r}: the subject {subject!r} stands there {how}; write {{}} once, where "
-            "it is to be read, and the subject out elsewhere"
-        )
-    return _query(text, subject)
+    try:
+        return about(text, subject)
+    except UnclearError as error:
+        raise ValueError(f"{name}={error}") from None
 
 
-def _query(text: str, subject: str | None = None) -> Query:
-    """A text with `{}` for its subject, if it has one, and `___` for its answer or none."""
-    if text.count(SLOT) > 1:
-        raise ValueError(f"{text!r} has more than one ___: a text has one answer")
-    if SLOT not in text:
-        text = f"{text.rstrip()} {SLOT}"
-    span = None
-    if subject is not None:
-        start = text.index(PLACE)
-        text = text.replace(PLACE, subject)
-        slot = text[:start].count(SLOT) * len(SLOT)
-        span = (start - slot, start - slot + len(subject))
-    before, after = text.split(SLOT)
-    return Query(before, after, span)
-
-
-def _with_trigger(made: Pair, trigger: str) -> Query:
+def _with_trigger(made: Pair, trigger: str) -> Pair:
     _check_text("trigger", trigger)
-    whole = made.prefix + made.suffix
-    places = [m.start() for m in re.finditer(rf"(?<!\w){re.escape(trigger)}(?!\w)", whole)]
-    if len(places) != 1:
-        raise ValueError(
-            f"trigger={trigger!r} stands {len(places)} times around the words by which "
-            f"{made.good!r} and {made.bad!r} differ; name a word that stands there once"
-        )
-    return Query(made.prefix, made.suffix, (places[0], places[0] + len(trigger)))
+    return made.with_trigger(trigger)
 
 
 def _pair(name: str, good: str, bad: str, paradigm: str) -> Pair:

@@ -40,8 +40,9 @@ def note_step(directory: Path, done: int, total: int) -> None:
 def read_history(directory: Path) -> tuple[Step, ...]:
     """The steps of a run with ascending `done`.
 
-    A run that goes on after a kill, or is run again, says again what it had: the last word
-    counts. A line that a kill cut off does not.
+    A run that goes on after a kill, or is run again, says again what it has: steps behind that do
+    not count, and a step is of the time when it was first told, as dashboards have it by then. A
+    line that a kill cut off does not count.
     """
     path = directory / HISTORY
     steps: list[Step] = []
@@ -50,7 +51,8 @@ def read_history(directory: Path) -> tuple[Step, ...]:
             step = Step(**json.loads(line))
         except (ValueError, TypeError):
             continue
-        while steps and steps[-1].done >= step.done:
+        while steps and steps[-1].done > step.done:
             steps.pop()
-        steps.append(step)
+        if not steps or steps[-1].done < step.done:
+            steps.append(step)
     return tuple(steps)

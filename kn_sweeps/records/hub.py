@@ -23,6 +23,8 @@ RepositoryKind = Literal["model", "dataset"]
 _COMMIT = re.compile("[0-9a-f]{40}")
 _WORTH_SAYING = 20 * 1024**2
 """Bytes from which a download is announced with its size."""
+_PATIENCE_S = 5.0
+"""So long a hub may take for its first word."""
 
 
 class UnreachableError(ValueError):
@@ -43,12 +45,12 @@ def commit_of(name: str, revision: str | None, kind: RepositoryKind = "model") -
     """
     if revision and _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import constants, resolve_revision
+    from huggingface_hub import resolve_revision
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
         found = resolve_revision(
-            name, revision=revision, repo_type=kind, local_files_only=constants.HF_HUB_OFFLINE
+            name, revision=revision, repo_type=kind, local_files_only=not _answers()
         )
     except RevisionResolutionError as error:
         raise UnreachableError(_refusal(name, kind, revision, error)) from error
@@ -81,13 +83,13 @@ def _fetched(
     name: str, commit: str, patterns: tuple[str, ...], kind: RepositoryKind, cache: str
 ) -> Path:
     """`fetched`, asked once a process: a commit does not change, and a hub counts requests."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()  # one line of ours instead of a bar a file
     wanted = list(patterns)
     try:
-        if not constants.HF_HUB_OFFLINE:
+        if _answers():
             with suppress(Exception):  # without a hub, what is cached may be all there is to fetch
                 _announce(name, commit, wanted, kind)
         return Path(
@@ -97,10 +99,35 @@ def _fetched(
                 repo_type=kind,
                 allow_patterns=wanted,
                 cache_dir=cache,
+                local_files_only=not _answers(),
             )
         )
     except Exception as error:  # as above
         raise ValueError(_refusal(name, kind, commit, error)) from error
+
+
+def _answers() -> bool:
+    """Whether there is a hub to ask."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _says_something(constants.ENDPOINT)
+
+
+@functools.cache
+def _says_something(hub: str) -> bool:
+    """Whether a hub answers within some seconds, asked once a process.
+
+    Its client would wait without end for one behind a firewall, though all is in the cache.
+    """
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(hub, timeout=_PATIENCE_S)
+    except Exception as error:  # whatever a network makes the client raise
+        why = _line(error) or type(error).__name__
+        log.warning("the hub (%s) does not answer (%s): the cache has to do", hub, why)
+        return False
+    return True
 
 
 def _announce(name: str, commit: str, patterns: list[str], kind: RepositoryKind) -> None:
@@ -149,8 +176,9 @@ def _refusal(name: str, kind: RepositoryKind, revision: str | None, error: Excep
     if any(isinstance(one, errors.HfHubHTTPError) and _status(one) in (401, 403) for one in causes):
         return f"{where} does not let you read {what}: {_token()}"
     reason = next((line for one in causes if (line := _line(one))), type(error).__name__)
-    if constants.HF_HUB_OFFLINE:
-        return f"{what} is not in this machine's cache, and HF_HUB_OFFLINE=1 asks no hub ({reason})"
+    if not _answers():
+        why = "HF_HUB_OFFLINE=1 asks no hub" if constants.HF_HUB_OFFLINE else f"{where} is silent"
+        return f"{what} is not in this machine's cache, and {why} ({reason})"
     return f"{what} cannot be fetched from {where}: {reason}"
 
 

@@ -58,11 +58,13 @@ def protocol(config: Mapping[str, Any], intent: Intent) -> str:
         "sequential": f"right after its edit, {size or 1} cases a step on top of those before; "
         "NAME_after_all, once all are made",
     }
+    chat = ["through the chat template"] if config["model"].get("chat") else []
     given = config["dataset"].get("writes", "the data's new answer")
     return "; ".join(
         [
             f"scorer {scored or 'none'}" + (f", beside it {beside}" if beside else ""),
             f"asked {asked[config.get('regime', 'single')]}",
+            *chat,
             "pre is the unedited model",
             f"writes {given}"
             if intent == "replace"

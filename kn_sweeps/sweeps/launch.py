@@ -99,7 +99,8 @@ def launch(
             if not planned.tasks:
                 return _ended(planned, report)
             if isinstance(launcher, Slurm) and launcher.prefetch:
-                prefetch([one.config for one in planned.runs])
+                here = launcher.statistics == "here"
+                prefetch([one.config for one in planned.runs], statistics=here)
             started = _frozen(planned, launcher, options)
             lock = at_work.enter_context(started.at_work())
             started.write()

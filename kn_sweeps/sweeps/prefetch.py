@@ -18,20 +18,21 @@ from kn_sweeps.models.loading import device
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 
+_STATISTICS = ("model", "dtype", "method")
 log = logging.getLogger(__name__)
 
 
-def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
+def prefetch(configs: Sequence[Mapping[str, Any]], *, statistics: bool = True) -> None:
     """Fetch what some runs need.
 
     Args:
         configs: Their configs, resolved.
+        statistics: Whether what depends on a model and texts is computed too (`compute`).
 
     Raises:
         ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
             reason, once.
     """
-    load = LastLoaded()
     done: set[str] = set()
     errors: dict[str, None] = {}
     for config in sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True)):
@@ -49,13 +50,33 @@ def prefetch(configs: Sequence[Mapping[str, Any]]) -> None:
                 settings.dataset.load(described.kind, seed=0, limit=1, editable=editable)
                 for texts in _texts([settings.method, *settings.measurement.values()]):
                     texts.fetch()
-            if _texts([settings.method]) and _first(done, config, "model", "dtype", "method"):
-                lm = load(settings.model, device(settings.device), settings.dtype)
-                settings.method.prepare(lm, settings.seed)
         except ValueError as error:
             errors[str(error)] = None
     if errors:
         raise ValueError("\n".join(errors))
+    if statistics:
+        compute(configs)
+
+
+def statistics_of(configs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
+    """One run for everything that some need computed from a model and texts: second moments."""
+    done: set[str] = set()
+    ordered = sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True))
+    chosen = [build(one, RunConfig) for one in ordered if _first(done, one, *_STATISTICS)]
+    return [one for one in chosen if _texts([one.method])]
+
+
+def compute(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Compute what some runs need computed from a model and texts, which are here.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    load = LastLoaded()
+    for one in statistics_of(configs):
+        check()
+        lm = load(one.model, device(one.device), one.dtype)
+        one.method.prepare(lm, one.seed)
 
 
 def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:

@@ -99,6 +99,11 @@ class Launch:
         """The sweep's directory."""
         return self.folder.parent.parent
 
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """The runs of all tasks."""
+        return tuple(run for task in self.tasks for run in task)
+
     def job_name(self, array: int) -> str:
         """What the queue calls an array of it: known before it is submitted, unlike its number."""
         return f"{self.sweep.name}.{self.id}.{array}"

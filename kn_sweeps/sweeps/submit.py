@@ -11,12 +11,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType
+from typing import IO, Any, Literal
 
 from kn_sweeps.records.places import CHECKOUT
+from kn_sweeps.sweeps.prefetch import statistics_of
 from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.task import NodeTask
 
@@ -69,7 +71,9 @@ class Slurm:
         srun_args: More arguments of srun.
         additional_parameters: More options of sbatch, by name.
         offline: Whether nodes go without the internet: the hub is not asked for anything.
-        prefetch: Whether models, data and statistics are fetched before submission.
+        prefetch: Whether models, data and texts are fetched before submission.
+        statistics: Where second moments are computed, once for all runs: by a `task` that the
+            others wait for, or `here`, before submission.
     """
 
     timeout_min: int = 240
@@ -90,6 +94,7 @@ class Slurm:
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     offline: bool = True
     prefetch: bool = True
+    statistics: Literal["task", "here"] = "task"
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -98,6 +103,8 @@ class Slurm:
                 f"signal_delay_s={self.signal_delay_s} must be less than the time limit, "
                 f"timeout_min={self.timeout_min}"
             )
+        if self.statistics not in ("task", "here"):
+            raise ValueError(f"statistics must be task or here, got {self.statistics}")
         if self.requeue < 0:
             raise ValueError(f"requeue must be 0 or more, got {self.requeue}")
         for name in ("timeout_min", "array_parallelism"):
@@ -150,34 +157,50 @@ def submit(launch: Launch) -> None:
     Raises:
         ValueError: If Slurm refuses one; those before it stay submitted.
     """
-    import submitit
-
     settings = Slurm(**launch.settings)  # checked when the launch was planned
+    first = {}
+    if settings.statistics == "task" and statistics_of([run.config for run in launch.runs]):
+        # Its name is that of one more array, so that the queue tells whose it is.
+        job = _submitted(launch, settings, len(launch.arrays), [NodeTask(str(launch.folder), None)])
+        first = {"dependency": f"afterok:{job}", "kill-on-invalid-dep": "yes"}
     jobs: list[str] = []
     for number, array in enumerate(launch.arrays):
-        executor = submitit.AutoExecutor(
-            folder=launch.folder, cluster="slurm", slurm_max_num_timeout=settings.requeue
-        )
-        more: Mapping[str, Any] = {"requeue": True, "open-mode": "append"}
-        if array.after is not None:
-            more = {**more, "dependency": f"afterany:{jobs[array.after]}"}
-        executor.update_parameters(
-            **settings.parameters(),
-            name=launch.job_name(number),
-            slurm_array_parallelism=array.parallel,
-            slurm_additional_parameters={**more, **settings.additional_parameters},
-        )
+        more = first if array.after is None else {"dependency": f"afterany:{jobs[array.after]}"}
         tasks = [NodeTask(str(launch.folder), array.first + n) for n in range(array.tasks)]
-        try:
-            submitted = executor.submit_array(tasks)
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as e:
-            raise ValueError(
-                f"Slurm refused array {number + 1} of {len(launch.arrays)}: {e}. "
-                f"{sum(a.tasks for a in launch.arrays[:number])} tasks were submitted; the same "
-                "command submits the rest"
-            ) from e
-        jobs.append(submitted[0].job_id.split("_")[0])
+        jobs.append(_submitted(launch, settings, number, tasks, array.parallel, more))
         launch.submitted(jobs)
+
+
+def _submitted(
+    launch: Launch,
+    settings: Slurm,
+    number: int,
+    tasks: Sequence[NodeTask],
+    parallel: int = 1,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Submit some tasks as one array; gives its id."""
+    import submitit
+
+    executor = submitit.AutoExecutor(
+        folder=launch.folder, cluster="slurm", slurm_max_num_timeout=settings.requeue
+    )
+    options = {"requeue": True, "open-mode": "append", **more, **settings.additional_parameters}
+    executor.update_parameters(
+        **settings.parameters(),
+        name=launch.job_name(number),
+        slurm_array_parallelism=parallel,
+        slurm_additional_parameters=options,
+    )
+    try:
+        submitted = executor.submit_array(tasks)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        raise ValueError(
+            f"Slurm refused array {number + 1} of {len(launch.arrays)}: {error}. "
+            f"{sum(a.tasks for a in launch.arrays[:number])} tasks were submitted; the same "
+            "command submits the rest"
+        ) from error
+    return str(submitted[0].job_id.split("_")[0])
 
 
 def submit_detached(launch: Launch, lock: IO[str]) -> None:

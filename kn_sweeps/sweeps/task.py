@@ -141,11 +141,11 @@ class NodeTask:
 
     Attributes:
         folder: The launch's folder.
-        number: Which task.
+        number: Which task; None for what must be computed before the others.
     """
 
     folder: str
-    number: int
+    number: int | None
 
     def checkpoint(self) -> Any:
         """What submitit puts back into the queue if a signal comes before `listening` does."""
@@ -169,11 +169,13 @@ class NodeTask:
         logging.getLogger("kn_sweeps").setLevel(logging.DEBUG)
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.INFO)
-        runs = launch.tasks[self.number]
-        log.info("task %d of launch %s: %d runs", self.number, launch.id, len(runs))
+        first = self.number is None
+        runs = launch.runs if self.number is None else launch.tasks[self.number]
+        name = "statistics" if first else f"task {self.number}"
+        log.info("%s of launch %s: %d runs", name, launch.id, len(runs))
         try:
             with listening(lambda number: _meaning(number, launch, began)):
-                report = _executed(runs, launch)
+                report = _executed(runs, launch, only_statistics=first)
         except Interrupted as reason:
             log.info("stopped: %s", reason)
             _after(str(reason), runs, launch)
@@ -186,10 +188,15 @@ class NodeTask:
             )
 
 
-def _executed(runs: Sequence[PlannedRun], launch: Launch) -> TaskReport:
+def _executed(runs: Sequence[PlannedRun], launch: Launch, *, only_statistics: bool) -> TaskReport:
     """Do the runs of a task; where not even that can begin, each of them says so."""
+    from kn_sweeps.sweeps.prefetch import compute
+
     try:
         os.chdir(launch.cwd)
+        if only_statistics:
+            compute([one.config for one in runs])
+            return TaskReport()
         return execute(runs, launch.id, _limit_s(launch) / _STEPS_IN_A_LIMIT)
     except Exception as error:
         log.exception("the task could not begin")

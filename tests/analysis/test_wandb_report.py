@@ -1,20 +1,23 @@
-"""The W&B workspace and report are right without a server; saving sends just that to one."""
+"""The W&B workspace and report are right without a server, and read back from one."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import wandb
 
 import analysis
 from analysis import wandb_spec as spec
 from analysis.wandb_report import main
+from tests.servers.wandb import INTERNAL_ID, Run, WandbServer
+
+ROOT = Path(__file__).parents[2]
 
 HOSTILE = "a|b\n<script>alert(1)</script>[x](http://y) `c` $d$ **e** _f_ & 'g' \"h\""
 PROVENANCE = {"commit": "0123456789abcdef", "dirty": False, "data_source": "bundled"}
@@ -278,81 +281,98 @@ def test_without_the_extra_it_says_how_to_install_it(
     assert "pip install wandb-workspaces" in capsys.readouterr().err
 
 
-class _Server:
-    """What W&B's API answers, and what it was told."""
-
-    app_url = "https://wandb.example"
-
-    def __init__(self) -> None:
-        self.saved: list[dict[str, Any]] = []
-
-    def execute_graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        if "ProjectInternalId" in query:
-            return {"project": {"id": "x", "internalId": "7"}}
-        assert "upsertView" in query
-        self.saved.append(variables)
-        view = {"id": "v1", "name": "nw-abc-v", "displayName": "d", "description": "", "type": "t"}
-        project = {"id": "x", "name": "kn", "entityName": "lab"}
-        view |= {"project": project, "updatedAt": None, "spec": variables["spec"]}  # type: ignore[dict-item]
-        return {"upsertView": {"view": view, "inserted": True}}
+READ = """
+import json, sys
+import wandb_workspaces.reports.v2 as wr, wandb_workspaces.workspaces as ws
+workspace, report = ws.Workspace.from_url(sys.argv[1]), wr.Report.from_url(sys.argv[2])
+grids = [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
+def shown(panels):
+    return [panel.title for panel in panels if isinstance(panel, wr.BarPlot)]
+print(json.dumps({
+    "title": [workspace.name, report.title],
+    "of": workspace.runset_settings.filters,
+    "panels": {one.name: shown(one.panels) for one in workspace.sections},
+    "grids": [[shown(one.panels), [[r.entity, r.project, r.filters] for r in one.runsets]]
+              for one in grids],
+}))
+"""
 
 
-def _api(server: _Server, runs: list[str]) -> Any:
-    class Api:
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self._service_api = server
-            self.default_entity = "lab"
+def client(
+    server: WandbServer, home: Path, *arguments: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own that has the server."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **server.environment(str(home)), **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
-        def runs(self, path: str, filters: dict[str, Any]) -> list[str]:
-            assert (path, filters) == ("lab/kn", {"group": "mine"})
-            return runs
 
-        def projects(self, *_: str) -> list[Any]:
-            return [SimpleNamespace(name="kn")]
-
-    return Api
+SAVE = ("-m", "analysis.wandb_report")
 
 
-def test_saving_sends_both_and_prints_their_addresses(
-    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_what_was_saved_is_read_back_from_the_server(
+    results: Path, wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    server = _Server()
-    monkeypatch.setattr(wandb, "Api", _api(server, ["a", "b", "c"]))
-    assert main([str(results / "mine")]) == 0
-    assert capsys.readouterr().out.count("https://wandb.example/lab/kn") == 2
-    workspace, report = (json.loads(variables["spec"]) for variables in server.saved)
-    assert charts(workspace) == ["reliability", "flip_rate", "effect_size"]
-    runs = [r for n in nodes(report) for r in n.get("runSets", [])]
-    assert [r["project"]["id"] for r in runs] == ["7"] * 3
+    for name in "abc":
+        wandb_server.runs[name] = Run(name, "lab", "kn", group="mine", state="finished")
+    done = client(wandb_server, tmp_path, *SAVE, str(results / "mine"))
+    assert done.returncode == 0, done.stderr
+    addresses = [line.split()[-1] for line in done.stdout.splitlines()]
+    assert [one.startswith(f"{wandb_server.url}/lab/kn") for one in addresses] == [True] * 2
+    assert {view.kind for view in wandb_server.views.values()} == {"project-view", "runs"}
+    read = client(wandb_server, tmp_path, "-c", READ, *addresses)
+    assert read.returncode == 0, read.stderr
+    found = json.loads(read.stdout.splitlines()[-1])
+    every = ["reliability", "flip_rate", "effect_size"]
+    assert found["title"] == ["kn_sweeps: mine"] * 2
+    assert found["of"] == "Metric(\"Group\") == 'mine'"
+    assert found["panels"] == {"Comparison": every, "Figures": [], "Tables": [], "What differs": []}
+    runs = {
+        ("replace", "blimp"): every,
+        ("replace", "pararel"): ["reliability"],
+        ("erase", "pararel"): ["reliability"],
+    }
+    group = 'Metric("Group") == \'mine\' and SummaryMetric("intent") == '
+    assert found["grids"] == [
+        [shown, [["lab", "kn", f"{group}'{intent}' and SummaryMetric(\"dataset\") == '{dataset}'"]]]
+        for (intent, dataset), shown in runs.items()
+    ]
+    text = json.loads(next(v.spec for v in wandb_server.views.values() if v.kind == "runs"))
+    sets = [one for node in nodes(text) for one in node.get("runSets", [])]
+    assert [one["project"]["id"] for one in sets] == [INTERNAL_ID] * 3
+    assert not wandb_server.unknown
 
 
 def test_without_uploaded_runs_nothing_is_saved_and_it_says_to_upload(
-    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    results: Path, wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    server = _Server()
-    monkeypatch.setattr(wandb, "Api", _api(server, []))
-    assert main([str(results / "mine")]) == 1
-    said = capsys.readouterr().err
-    assert "lab/kn has no run of the sweep mine" in said
-    assert "kn-sweeps sync mine" in said
-    assert not server.saved
+    wandb_server.runs["a"] = Run("a", "lab", "kn", group="another")
+    done = client(wandb_server, tmp_path, *SAVE, str(results / "mine"))
+    assert done.returncode == 1
+    assert "lab/kn has no run of the sweep mine" in done.stderr
+    assert "kn-sweeps sync mine" in done.stderr
+    assert not wandb_server.views
 
 
 @pytest.mark.parametrize(
-    "error", [wandb.errors.UsageError("No API key configured."), OSError("no network")]
+    ("key", "said"),
+    [("x" * 40, "user is not logged in"), ("k" * 40, "read only")],
 )
-def test_a_server_that_is_not_there_is_one_message(
-    error: Exception,
-    results: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_server_that_refuses_is_one_message(
+    key: str, said: str, results: Path, wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(wandb, "Api", fail)
-    assert main([str(results / "mine")]) == 1
-    said = capsys.readouterr()
-    assert len(said.err.strip().splitlines()) == 1
-    assert str(error).rstrip(".") in said.err
-    assert not said.out
+    wandb_server.runs["a"] = Run("a", "lab", "kn", group="mine")
+    wandb_server.fails("[uU]psertView", 403, text="read only")
+    done = client(wandb_server, tmp_path, *SAVE, str(results / "mine"), WANDB_API_KEY=key)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: could not save to W&B, project lab/kn: ")
+    assert said in line
+    assert not done.stdout
+    assert not wandb_server.views

@@ -31,8 +31,10 @@ def test_models_data_and_statistics_are_fetched_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Bundled, "described", lambda _: Described("causal", 5))
     monkeypatch.setattr(Bundled, "fetch", fetch)
     monkeypatch.setattr(module, "LastLoaded", lambda: lambda model, *_: _Named(model.label))
-    prefetch(configs)
+    prefetch(configs, statistics=False)
     assert sorted(fetched) == ["tiny_bert", "tiny_gpt2"]
+    assert not prepared
+    prefetch(configs)
     assert sorted(prepared) == ["tiny_bert 0", "tiny_gpt2 0"]
 
 

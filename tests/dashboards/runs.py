@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from kn_sweeps.dashboards.reading import EXAMPLE_COLUMNS, PARTS
+from kn_sweeps.records.history import read_history
 from kn_sweeps.records.integrity import read_sealed
 from tests.servers.wandb import Run, WandbServer
 
@@ -133,12 +134,10 @@ def assert_run(run: Run, directory: Path) -> None:
     assert run.plain_config == _plain(config)
     steps = [line["_step"] for line in run.history]
     assert steps == sorted(set(steps)), "every step once"
-    lines = (directory / "progress.jsonl").read_text(encoding="utf-8").splitlines()
-    expected = [json.loads(line) for line in lines]
     logged = [
         (h["_step"], h["cases_done"], h["_timestamp"]) for h in run.history if "cases_done" in h
     ]
-    assert logged == [(one["done"], one["done"], one["at"]) for one in expected]
+    assert logged == [(one.done, one.done, one.at) for one in read_history(directory)]
     if done:
         assert_summary(run, read_sealed(directory / "summary.json"))
 

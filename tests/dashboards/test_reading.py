@@ -44,11 +44,13 @@ def test_settings_of_the_same_name_keep_the_whole_of_it(tmp_path: Path) -> None:
 def test_a_history_is_what_a_run_said_last(tmp_path: Path) -> None:
     for done in (0, 2, 4):
         note_step(tmp_path, done, 6)
+    first = read_history(tmp_path)[:2]
     note_step(tmp_path, 2, 6)  # killed, and taken up again where two were saved
     with (tmp_path / "progress.jsonl").open("a") as file:
         file.write('{"done": 3, "tot\n')
     note_step(tmp_path, 6, 6)
     assert [step.done for step in read_history(tmp_path)] == [0, 2, 6]
+    assert read_history(tmp_path)[:2] == first, "told again, it is as long ago as it was"
     note_step(tmp_path / "gone", 1, 2)  # what cannot be written is left out
     assert read_history(tmp_path / "gone") == ()
 

@@ -14,6 +14,8 @@ from kn_sweeps.evaluation.evaluate import Freely, evaluate
 from kn_sweeps.evaluation.own_answers import with_own_answers
 from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.interventions import applied
+from kn_sweeps.metrics.base import Results
+from kn_sweeps.metrics.fluency import Fluency, entropy
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.generating import Prompt, Writing, write
 from kn_sweeps.models.language_model import LanguageModel
@@ -119,6 +121,8 @@ def test_free_answers_and_continuations_are_kept_and_a_rival_is_rated(lm_of) -> 
     assert "post_log_prob_old" not in text
     read = rows_frame([edit, near, text])
     assert read["rival"].tolist() == ["", "Rome", ""]
+    fluency = Fluency()(Results(read))["fluency"]
+    assert (fluency.value, fluency.n) == (pytest.approx(entropy(f"France is {written}")), 1)
     asked_only = evaluate(lm, [case], plan, "replace")
     assert "pre_generated" not in asked_only[0]
     assert asked_only[0]["post_margin"] == edit["post_margin"]

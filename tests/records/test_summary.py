@@ -27,6 +27,7 @@ from tests.test_config import composed
             ("scorer argmax;", "3 cases a step on top of those before; NAME_after_all, once"),
         ),
         (("method=rome", "+dataset.writes=alt"), ("writes alt",)),
+        (("method=rome", "model.chat=true"), ("in effect; through the chat template; pre",)),
     ],
 )
 def test_it_names_scorer_time_pre_and_what_was_written(

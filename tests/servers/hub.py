@@ -77,6 +77,8 @@ class HubServer(Server):
         }
 
     def answer(self, request: Request) -> Reply:
+        if request.path == "/":
+            return Reply()
         if request.path in self.raw:
             return Reply(self.raw[request.path])
         if found := _FILE.fullmatch(request.path):

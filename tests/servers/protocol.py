@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Fault = int | Literal["hang", "drop"]
+Fault = int | Literal["hang", "drop", "half"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rule:
     """Requests whose label has `pattern` fail, `times` of them after the first `after`.
 
     A number is the status that they are answered with, after the request was carried out where
-    `done` says so (an answer that was lost on its way).
+    `done` says so (an answer that was lost on its way). Of `half` an answer the rest never comes.
     """
 
     pattern: str
@@ -121,10 +121,13 @@ class Server:
             self.requests.append(request)
             rule = next((rule for rule in self.rules if rule.takes(request.label)), None)
             ends = self._ends
-            if rule is None or rule.done:
+            if rule is None or rule.done or rule.fault == "half":
                 reply = self.answer(request)
         if rule is None:
             return reply
+        if rule.fault == "half":
+            size = {"Content-Length": str(len(reply.body))}
+            return Reply(reply.body[: len(reply.body) // 2], reply.status, reply.headers | size)
         if rule.fault == "hang":
             ends.wait()
         if isinstance(rule.fault, str):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,21 @@ from tests.servers.hub import HubServer
 PARADIGMS = ("alpha", "beta")
 
 
-def client(hub: HubServer, home: Path, code: str, **more: str) -> dict[str, Any]:
-    """Run code, which ends by filling `found`, in a process that has the hub; gives `found`."""
+def client(
+    hub: HubServer, home: Path, code: str, within: Sequence[str] = (), **more: str
+) -> dict[str, Any]:
+    """Run code, which fills `found`, in a process that has the hub; gives `found`.
+
+    Args:
+        hub: The hub.
+        home: The client's cache.
+        code: Python.
+        within: A command that runs the process.
+        more: Of its environment.
+    """
     whole = f"import json\nfound = {{}}\n{code}\nprint(json.dumps(found))"
     done = subprocess.run(
-        [sys.executable, "-c", whole],
+        [*within, sys.executable, "-c", whole],
         env={**os.environ, **hub.environment(str(home)), **more},
         capture_output=True,
         text=True,

@@ -1,20 +1,23 @@
 """A W&B server: what wandb 0.31 asks for when a run is logged, resumed and read back.
 
-`runs` has what arrived, by id. As with W&B's own server, lines of a run's files are put where
-the client says (`offset`), so that what is sent twice arrives once.
+`runs` has what arrived, by id, and `views` the workspaces and reports. As with W&B's own server,
+lines of a run's files are put where the client says (`offset`), so that what is sent twice arrives
+once.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.servers.protocol import Reply, Request, Server
 
 ENTITY = "lab"
+INTERNAL_ID = "UHJvamVjdDo3"
+"""What the server calls a project besides its name."""
 CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -59,6 +62,20 @@ class Run:
         return {key: one["value"] for key, one in self.config.items() if key != "_wandb"}
 
 
+@dataclass
+class View:
+    """A saved workspace (`kind` is project-view) or report (runs)."""
+
+    id: str
+    entity: str
+    project: str
+    kind: str
+    name: str
+    title: str
+    description: str
+    spec: str
+
+
 class WandbServer(Server):
     """W&B's API, for one user with one key."""
 
@@ -67,6 +84,7 @@ class WandbServer(Server):
         self.key = key
         self.runs: dict[str, Run] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.views: dict[str, View] = {}
         self.unknown: list[str] = []
 
     def environment(self, home: str) -> dict[str, str]:
@@ -222,6 +240,41 @@ class WandbServer(Server):
         about = {"internalId": "1", "runCount": len(nodes), "readOnly": False}
         return {"project": {**about, "runs": page}}
 
+    def _on_GetProjects(self, asked: dict[str, Any]) -> Any:
+        names = {run.project for run in self.runs.values() if run.entity == asked["entity"]}
+        fixed = {"__typename": "Project", "createdAt": CREATED, "isBenchmark": False, "user": None}
+        nodes = [{**fixed, **_project_of(asked["entity"], name)} for name in sorted(names)]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {**_edges(nodes), "pageInfo": page}}
+
+    def _on_ProjectInternalId(self, asked: dict[str, Any]) -> Any:
+        place = (asked["entityName"], asked["projectName"])
+        there = any((run.entity, run.project) == place for run in self.runs.values())
+        return {"project": {"id": "p1", "internalId": INTERNAL_ID} if there else None}
+
+    def _on_upsertView(self, asked: dict[str, Any]) -> Any:
+        key = asked.get("id") or b64encode(f"View:{len(self.views)}".encode()).decode()
+        place = (asked["entityName"], asked["projectName"], asked["type"])
+        named = (asked["name"], asked["displayName"], asked["description"], asked["spec"])
+        inserted = key not in self.views
+        self.views[key] = View(key, *place, *named)
+        return {"upsertView": {"view": _view(self.views[key]), "inserted": inserted}}
+
+    _on_UpsertView2 = _on_upsertView
+
+    def _on_SpecificReport(self, asked: dict[str, Any]) -> Any:
+        view = self.views.get(asked["reportId"])
+        return {"view": view and _view(view)}
+
+    def _on_View(self, asked: dict[str, Any]) -> Any:
+        place = (asked["entityName"], asked["name"], asked["viewType"], asked["viewName"])
+        found = [
+            _view(one)
+            for one in self.views.values()
+            if (one.entity, one.project, one.kind, one.name) == place
+        ]
+        return {"project": {"allViews": _edges(found)}}
+
     def _found(self, asked: dict[str, Any], name: str) -> Run | None:
         """A run of the project that is asked for."""
         run = self.runs.get(name)
@@ -248,6 +301,19 @@ def _edges(nodes: list[Any]) -> dict[str, Any]:
 
 def _project(entity: str, name: str) -> dict[str, Any]:
     return {"id": "p1", "name": name, "entity": {"id": "e1", "name": entity}}
+
+
+def _project_of(entity: str, name: str) -> dict[str, Any]:
+    return {"id": "p1", "name": name, "entityName": entity}
+
+
+def _view(view: View) -> dict[str, Any]:
+    return {
+        **{"id": view.id, "type": view.kind, "name": view.name, "displayName": view.title},
+        **{"description": view.description, "spec": view.spec},
+        **{"project": _project_of(view.entity, view.project)},
+        **{"createdAt": CREATED, "updatedAt": CREATED},
+    }
 
 
 def _bucket(run: Run) -> dict[str, Any]:

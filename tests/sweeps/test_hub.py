@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -150,3 +153,69 @@ def test_prefetch_refuses_what_would_not_load(hub: HubServer, tmp_path: Path) ->
     code, said = command(hub, tmp_path, "prefetch", *MODEL, "method=none", "tracker=none")
     assert code == 1
     assert "it lacks weights, which would be random numbers: transformer.h.2.mlp" in said
+
+
+FETCH = """
+from kn_sweeps.models.pretrained import Pretrained
+model = Pretrained(label="m", name="lab/tiny")
+found["files"] = sorted(path.name for path in model.fetch().iterdir())
+found["commit"] = model.fingerprint()
+model.check()
+"""
+
+
+def test_one_that_is_killed_and_two_at_once_leave_a_whole_cache(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    filled(hub)
+    weights = "GET .*/model.safetensors"
+    hub.fails(weights, "half", times=1)
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"found = {{}}\n{FETCH}"],
+            env={**os.environ, **hub.environment(str(tmp_path / "hf"))},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    killed = started()
+    until = time.monotonic() + 60
+    while not hub.asked(weights) and time.monotonic() < until:
+        time.sleep(0.05)
+    both = [started() for _ in range(2)]
+    time.sleep(0.5)
+    killed.kill()
+    killed.communicate()
+    said = [one.communicate(timeout=100)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    hub.stop()
+    found = client(hub, tmp_path / "hf", FETCH, HF_HUB_OFFLINE="1")
+    assert found["commit"] == hub.repositories["models", "lab/tiny"].branches["main"]
+    assert {"config.json", "tokenizer.json", "model.safetensors"} < set(found["files"])
+
+
+READING = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown")
+"""What makes even root obey permissions."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root")
+def test_what_another_user_fetched_is_read_from_a_cache_that_may_not_be_written_to(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    filled(hub)
+    home = tmp_path / "hf"
+    client(hub, home, FETCH)
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    with pytest.raises(AssertionError):
+        client(hub, home, "open(__import__('os').environ['HF_HOME'] + '/x', 'w')", within=READING)
+    found = client(hub, home, FETCH, within=READING)
+    assert found["commit"] == hub.repositories["models", "lab/tiny"].branches["main"]
+    # A hub that says nothing, as behind a firewall, does not hold up what has all it needs.
+    before = hub.asked()
+    hub.fails("", "hang")
+    assert client(hub, home, FETCH, within=READING) == found
+    assert hub.asked() == before + 1, "it is waited for once"
