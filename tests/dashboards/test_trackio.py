@@ -85,7 +85,7 @@ def test_a_run_is_there_once_as_its_directory_is(sweep: Path) -> None:
     stored = _stored(sweep)
     assert stored["one"][-1]["locality"] == 1
     assert [line["step"] for line in stored["lost"]] == [0, 2, 4, 5]
-    assert len({lines[-1]["name"] for lines in stored.values()}) == 4
+    assert stored["three"][-1]["name"] == "toy pararel rome layer=1 steps=3"
 
 
 def test_several_at_once_and_one_that_is_killed_leave_each_run_once(sweep: Path) -> None:
