@@ -3,6 +3,7 @@
 COMMANDS = {
     "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",
     "status": "how a sweep is doing; cancel, retry, logs, forget",
+    "answers": "what a run's model answered before and after, question by question",
     "table": "compare finished runs",
     "report": "all of a sweep as one HTML file",
     "judged": "answers for judges, and their verdicts as a scorer",

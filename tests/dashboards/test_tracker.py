@@ -122,6 +122,6 @@ def test_following_costs_a_run_next_to_nothing(
     following.follow(tmp_path / "sweep" / "first", "W&B")  # starts the process
     began = time.monotonic()
     for number in range(100):
-        following.follow(tmp_path / "sweep" / str(number, "W&B"))
+        following.follow(tmp_path / "sweep" / str(number), "W&B")
     assert time.monotonic() - began < 100 * 0.05
     following.end(linger_s=60)
