@@ -1,4 +1,8 @@
-"""Take the README's screenshots: `python docs/images/take.py results/SWEEP/report.html`."""
+"""Take the README's screenshots.
+
+python docs/images/take.py results/SWEEP/report.html
+python docs/images/take.py http://127.0.0.1:7860/    # where `kn-sweeps dashboard` shows a sweep
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,20 @@ SHOTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("phone", "case", {"viewport": {"width": 360, "height": 740}, "color_scheme": "light"}),
 )
 """What a picture is called, which part is at its top, and in what window."""
+
+
+def dashboard(address: str) -> None:
+    """Write dashboard.png beside this file."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = chromium.new_context(viewport={"width": 1280, "height": 560}).new_page()
+        page.goto(address)
+        page.locator("canvas, svg.marks").nth(3).wait_for()
+        page.wait_for_timeout(1000)
+        page.screenshot(path=Path(__file__).with_name("dashboard.png"))
+        chromium.close()
 
 
 def main(report: Path) -> None:
@@ -43,4 +61,7 @@ def main(report: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1].startswith("http"):
+        dashboard(sys.argv[1])
+    else:
+        main(Path(sys.argv[1]))

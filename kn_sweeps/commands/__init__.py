@@ -3,11 +3,13 @@
 COMMANDS = {
     "launch": "do runs: kn-sweeps launch -m method=kn,rome dataset=blimp",
     "status": "how a sweep is doing; cancel, retry, logs, forget",
+    "answers": "what a run's model answered before and after, question by question",
     "table": "compare finished runs",
     "report": "all of a sweep as one HTML file",
     "judged": "answers for judges, and their verdicts as a scorer",
     "figures": "the figures of the studies",
     "sync": "bring runs to Weights & Biases, or up to date there",
+    "dashboard": "runs on a local page, without an account",
     "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
     "export": "one edited model as a checkpoint",
     "harness": "tasks of lm-evaluation-harness on one edited model",

@@ -20,6 +20,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from kn_sweeps.commands.answers import answers
 from kn_sweeps.commands.console import ToldError, called, command, explained
 from kn_sweeps.commands.explaining import explain
 from kn_sweeps.commands.resolvers import register_resolvers
@@ -83,6 +84,8 @@ def _one(resolved: Any) -> Value:
     from kn_sweeps.run import run
 
     outcome = run(own, name=named(chosen.overrides.task))
+    if "path" in own["dataset"]:
+        log.info("%s", answers(outcome.directory).text())
     if options.objective is None:
         return str(outcome.directory)
     return objective(outcome.summary, options.objective)

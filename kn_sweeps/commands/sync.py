@@ -1,4 +1,4 @@
-"""Bring the runs of a sweep to Weights & Biases, or up to date there.
+"""Bring the runs of a sweep to Weights & Biases (or where tracker= said), or up to date there.
 
     kn-sweeps sync SWEEP             # what is not there yet, whatever tracker= said
     kn-sweeps sync SWEEP --watch     # until the sweep is over: progress too
@@ -80,11 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from kn_sweeps.dashboards.candidates import Sweep
         from kn_sweeps.dashboards.publisher import Publisher
-        from kn_sweeps.dashboards.wandb import server
         from kn_sweeps.records.folders import find_folder
 
         sweep = Sweep(find_folder(chosen.sweep), chosen.project, chosen.entity)
-        return sync(sweep, Publisher(server(), chosen.patience), chosen.watch)
+        return sync(sweep, Publisher(chosen.patience), chosen.watch)
     except KeyboardInterrupt:
         # Not by an exit, which would wait for what is being sent: that ends by itself.
         sys.stdout.flush()

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from kn_sweeps.dashboards.place import Place, Where
 from kn_sweeps.dashboards.publisher import Candidate
 from kn_sweeps.dashboards.reading import said_to_run, state_of
 from kn_sweeps.dashboards.tracker import WandB
-from kn_sweeps.dashboards.wandb import Place
 from kn_sweeps.records.naming import names
 from kn_sweeps.records.run_directory import RunDirectory, runs_in
 from kn_sweeps.sweeps import slurm
@@ -19,9 +19,15 @@ from kn_sweeps.sweeps.record import launches
 class Sweep:
     """The runs of a sweep, as its folder has them now."""
 
-    def __init__(self, folder: Path, project: str | None = None, entity: str | None = None) -> None:
-        """Name the folder; a project and an entity given here win over those of the runs."""
-        self.folder, self._project, self._entity = folder, project, entity
+    def __init__(
+        self,
+        folder: Path,
+        project: str | None = None,
+        entity: str | None = None,
+        where: Where | None = None,
+    ) -> None:
+        """Name the folder; what is given here wins over what the runs' configs say."""
+        self.folder, self._project, self._entity, self._where = folder, project, entity, where
         self._configs: dict[Path, tuple[int, dict[str, Any]]] = {}
 
     def candidates(self) -> tuple[list[Candidate], dict[Path, str]]:
@@ -76,12 +82,18 @@ class Sweep:
         return self._configs[directory.path][1]
 
     def _place(self, tracker: Mapping[str, Any]) -> Place:
+        own: Where = "trackio" if _is_trackio(tracker) else "wandb"
         return Place(
+            where=self._where or own,
             project=self._project or tracker.get("project") or WandB.project,
             entity=self._entity or tracker.get("entity"),
             tags=tuple(tracker.get("tags") or ()),
             sample_rows=tracker.get("sample_rows", Place.sample_rows),
         )
+
+
+def _is_trackio(tracker: Mapping[str, Any]) -> bool:
+    return str(tracker.get("_target_", "")).endswith(".Trackio")
 
 
 def _queue() -> list[slurm.Queued]:

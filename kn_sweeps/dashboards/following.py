@@ -86,18 +86,22 @@ class Following:
         self._reasons[path] = why
 
 
-_beside: dict[Path, subprocess.Popen[str]] = {}
-"""The following process of every sweep that this process computes runs of."""
+_beside: dict[Path, tuple[subprocess.Popen[str], str]] = {}
+"""The following process of every sweep that this process computes runs of, and its dashboard."""
 
 
-def follow(run: Path) -> None:
+def follow(run: Path, title: str) -> None:
     """Have a run directory published from now on, by a process beside this one.
 
     Returns at once, and fails in no case: what cannot be sent now can be sent later.
+
+    Args:
+        run: The directory.
+        title: What its dashboard is called in warnings.
     """
     run = run.absolute()
     try:
-        process = _beside.get(run.parent) or _start(run.parent)
+        process, _ = _beside.get(run.parent) or _start(run.parent, title)
         assert process.stdin is not None
         process.stdin.write(f"{run}\n")
         process.stdin.flush()
@@ -109,7 +113,7 @@ def follow(run: Path) -> None:
 def end(linger_s: float = _LINGER_S) -> None:
     """Let what is being sent arrive, but for so long only. The end of a process does it too."""
     until = time.monotonic() + linger_s
-    for sweep, process in _beside.items():
+    for sweep, (process, title) in _beside.items():
         assert process.stdin is not None
         try:
             process.stdin.close()
@@ -117,21 +121,22 @@ def end(linger_s: float = _LINGER_S) -> None:
         except (OSError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            log.warning("W&B: not everything has arrived; %s", _later(sweep))
+            log.warning("%s: not everything has arrived; %s", title, _later(sweep))
     _beside.clear()
 
 
-def _start(sweep: Path) -> subprocess.Popen[str]:
+def _start(sweep: Path, title: str) -> tuple[subprocess.Popen[str], str]:
     if not _beside:
         atexit.register(end)
-    _beside[sweep] = process = subprocess.Popen(
-        [sys.executable, "-m", "kn_sweeps.dashboards.following", str(sweep)],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kn_sweeps.dashboards.following", str(sweep), title],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,  # Ctrl-C is for the one that computes
     )
-    return process
+    _beside[sweep] = process, title
+    return _beside[sweep]
 
 
 def _later(sweep: Path) -> str:
@@ -143,10 +148,9 @@ def main() -> None:
     """Publish the run directories that standard input names, until it ends and all are there."""
     from kn_sweeps.dashboards.candidates import Sweep
     from kn_sweeps.dashboards.publisher import Publisher
-    from kn_sweeps.dashboards.wandb import server
 
     logging.basicConfig(format="warning: %(message)s", stream=sys.stderr)
-    folder = Path(sys.argv[1])
+    folder, title = Path(sys.argv[1]), sys.argv[2]
     runs: set[Path] = set()
     more = threading.Event()
     warned = False
@@ -159,11 +163,11 @@ def main() -> None:
     def warn(why: str) -> None:
         nonlocal warned
         if not warned:
-            log.warning("W&B: %s. Runs are computed all the same; %s", why, _later(folder))
+            log.warning("%s: %s. Runs are computed all the same; %s", title, why, _later(folder))
         warned = True
 
     threading.Thread(target=listen, daemon=True).start()
-    following = Following(Sweep(folder), Publisher(server(), _PATIENCE_S, _WORKERS), warn)
+    following = Following(Sweep(folder), Publisher(_PATIENCE_S, _WORKERS), warn)
     complete = True
     while True:
         over = more.is_set()  # asked before: what ends in between is published below

@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from kn_sweeps.dashboards.place import Place, trackio_store
 from kn_sweeps.dashboards.reading import fingerprint
 from kn_sweeps.dashboards.worker import Worker
 from kn_sweeps.records.files import about_files, held, write_json
-
-if TYPE_CHECKING:
-    from kn_sweeps.dashboards.wandb import Place
 
 MEMORY, LOCK = "published.json", ".publishing"
 WORKERS = 4
@@ -54,17 +53,16 @@ class Result:
 
 
 class Publisher:
-    """Publishes runs to one server.
+    """Publishes runs to the W&B server that is used here, and to Trackio's store on this machine.
 
     Attributes:
-        server: The server's address.
         patience_s: How long one run may take.
         workers: How many runs at a time.
     """
 
-    def __init__(self, server: str, patience_s: float, workers: int = WORKERS) -> None:
+    def __init__(self, patience_s: float, workers: int = WORKERS) -> None:
         """Start nothing yet."""
-        self.server, self.patience_s, self.workers = server, patience_s, workers
+        self.patience_s, self.workers = patience_s, workers
         self._in_a_row, self._last_failure = 0, ""
         self._counting = threading.Lock()
 
@@ -151,7 +149,15 @@ class Publisher:
         write_json(run.directory / MEMORY, memory)
 
     def _key(self, run: Candidate) -> str:
-        return f"{self.server} {run.place.key}"
+        server = f"trackio {trackio_store()}" if run.place.where == "trackio" else self._wandb
+        return f"{server} {run.place.key}"
+
+    @cached_property
+    def _wandb(self) -> str:
+        """The address of the W&B server."""
+        from kn_sweeps.dashboards.wandb import server  # takes a second to import
+
+        return server()
 
 
 def _failed(run: Candidate, error: OSError | ValueError) -> Result:

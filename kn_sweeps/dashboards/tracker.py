@@ -1,4 +1,4 @@
-"""Where runs are shown besides their directories: Weights & Biases, or nowhere.
+"""Where runs are shown besides their directories: Weights & Biases, Trackio, or nowhere.
 
 The run directory is the source of truth, and all that a run writes. `dashboards` brings it to
 W&B, whenever that is asked for: `kn-sweeps sync SWEEP`, or `mode=online`.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from kn_sweeps.dashboards.following import follow
+from kn_sweeps.dashboards.place import TITLES
 
 
 @runtime_checkable
@@ -31,6 +32,29 @@ class NoTracker:
 
     def follow(self, run: Path) -> None:
         """Nothing."""
+
+
+@dataclass(frozen=True)
+class Trackio:
+    """Trackio's store on this machine, which `kn-sweeps dashboard` shows: no account, no network.
+
+    Attributes:
+        mode: `online` has a process beside this one publish runs while they are computed;
+            `offline` leaves it to `dashboard` and `sync`; `disabled` keeps them from it.
+        project: Trackio's project.
+        tags: Tags of the run.
+        sample_rows: How many rows go into the table of examples.
+    """
+
+    mode: Literal["offline", "online", "disabled"] = "online"
+    project: str = "kn_sweeps"
+    tags: tuple[str, ...] = ()
+    sample_rows: int = 50
+
+    def follow(self, run: Path) -> None:
+        """Have the run published while it is computed, if that is the mode."""
+        if self.mode == "online":
+            follow(run, TITLES["trackio"])
 
 
 @dataclass(frozen=True)
@@ -55,4 +79,4 @@ class WandB:
     def follow(self, run: Path) -> None:
         """Have the run published while it is computed, if that is the mode."""
         if self.mode == "online":
-            follow(run)
+            follow(run, TITLES["wandb"])

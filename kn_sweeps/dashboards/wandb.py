@@ -12,13 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import wandb
 
 from kn_sweeps.dashboards.figures import figures
+from kn_sweeps.dashboards.place import NotPublishedError, Place
 from kn_sweeps.dashboards.reading import PARTS, Published
 
 PATIENCE_S = 60.0
@@ -26,32 +26,6 @@ PATIENCE_S = 60.0
 PROGRESS = ("cases_done", "cases_total")
 TABLES = ("metrics", "examples")
 FIGURES = ("headline", "located_by_layer")
-
-
-class NotPublishedError(Exception):
-    """A run did not arrive; the text says why, in the server's words where it gave any."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where on W&B.
-
-    Attributes:
-        project: The project.
-        entity: The team or user; None for the default of whoever is logged in.
-        tags: Tags of the run.
-        sample_rows: Rows of the table of examples.
-    """
-
-    project: str
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
-    sample_rows: int = 50
-
-    @property
-    def key(self) -> str:
-        """What tells this place from others."""
-        return f"{self.entity or ''}/{self.project}"
 
 
 def server() -> str:

@@ -8,6 +8,7 @@ reads one JSON object a line (`Worker.ask`) and answers each with one line: `{"a
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -33,6 +34,10 @@ _OTHER_RUNS = {
     )
 }
 """Variables that are about some other run of whoever started this process."""
+
+
+QUIETLY = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Trackio would ask the hub who its user is."""
 
 
 class Worker:
@@ -130,7 +135,8 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _OTHER_RUNS}
+    own = {name: value for name, value in os.environ.items() if name not in _OTHER_RUNS}
+    return {**own, **QUIETLY}
 
 
 def _line(stream: IO[str], until: float) -> str | None:
@@ -158,13 +164,14 @@ def main() -> None:
 
 
 def _answer(what: Mapping[str, Any]) -> dict[str, Any]:
+    from kn_sweeps.dashboards.place import NotPublishedError, Place
     from kn_sweeps.dashboards.reading import read_published
-    from kn_sweeps.dashboards.wandb import NotPublishedError, Place, publish
 
     place = Place(**{**what["place"], "tags": tuple(what["place"]["tags"])})
     try:
         run = read_published(Path(what["run"]), what["name"], place.sample_rows, what["jobs"])
-        return {"address": publish(run, place, what["patience_s"])}
+        dashboard = importlib.import_module(f"kn_sweeps.dashboards.{place.where}")
+        return {"address": dashboard.publish(run, place, what["patience_s"])}
     except (NotPublishedError, ValueError, OSError) as error:
         return {"error": str(error)}
     except Exception as error:  # one run's surprise is not another's

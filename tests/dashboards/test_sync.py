@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kn_sweeps.dashboards.wandb import Place
+from kn_sweeps.dashboards.place import Place
 from kn_sweeps.dashboards.worker import Worker
 from kn_sweeps.records.files import held
 from tests.dashboards.runs import (

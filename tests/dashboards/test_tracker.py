@@ -119,9 +119,9 @@ def test_following_costs_a_run_next_to_nothing(
     for name, value in wandb_server.environment(str(tmp_path)).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "sweep").mkdir()
-    following.follow(tmp_path / "sweep" / "first")  # starts the process
+    following.follow(tmp_path / "sweep" / "first", "W&B")  # starts the process
     began = time.monotonic()
     for number in range(100):
-        following.follow(tmp_path / "sweep" / str(number))
+        following.follow(tmp_path / "sweep" / str(number), "W&B")
     assert time.monotonic() - began < 100 * 0.05
     following.end(linger_s=60)
