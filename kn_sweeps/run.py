@@ -43,7 +43,13 @@ from kn_sweeps.records.provenance import Stages, code, commit, environment, of_c
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.run_log import logged_to
 from kn_sweeps.records.status import launch_id, reported
-from kn_sweeps.records.summary import headline_metrics, identity, located_by_layer, protocol
+from kn_sweeps.records.summary import (
+    headline_metrics,
+    identity,
+    located_by_layer,
+    protocol,
+    untuned_methods,
+)
 from kn_sweeps.threads import for_model
 
 log = logging.getLogger(__name__)
@@ -102,6 +108,12 @@ def run(
         if not again and directory.done(since) and directory.whole(thorough=True):
             return _rescored(job)
         log.info("run %s: %s", job.id, asked_for(job.config, name))
+        for method in untuned_methods(job.config):
+            log.warning(
+                "the values of %s are untuned for model %s: published by nobody, chosen by no "
+                "trial (conf/tuned/%s)",
+                *(method, job.settings.model.label, method),
+            )
         with reported(directory.path, job.by["launch"]) as progress, shown(progress.within):
             directory.write_config(job.config)
             job.settings.tracker.follow(directory.path)

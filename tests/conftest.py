@@ -61,7 +61,13 @@ _GPT_NAMES = {
     "num_attention_heads": "n_head",
     "max_position_embeddings": "n_positions",
 }
-_NAMES = {
+_NAMES: dict[str, dict[str, str]] = {
+    "bloom": {
+        "intermediate_size": "",  # always 4 times hidden_size
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "",  # as far as ALiBi reaches
+    },
     "gpt2": _GPT_NAMES,
     "gptj": _GPT_NAMES,
     "distilbert": {
@@ -80,6 +86,44 @@ _NAMES = {
     },
     "opt": {"intermediate_size": "ffn_dim"},
 }
+
+
+_ALTERNATING = ("sliding_attention", "full_attention", "sliding_attention")
+_ONE_KEY = {"num_key_value_heads": 1}
+_HEADS = _ONE_KEY | {"head_dim": 12}
+_MORE: dict[str, dict[str, object]] = {
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+    },
+    "electra": {"embedding_size": 16},
+    "gemma": _HEADS,
+    "gemma2": _HEADS
+    | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "sliding_window": 64},
+    "gemma3_text": _HEADS | {"final_logit_softcapping": 3.0, "sliding_window": 64},
+    "gptj": {"rotary_dim": 4},
+    "granite": _ONE_KEY
+    | {
+        "residual_multiplier": 0.7,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "attention_multiplier": 0.4,
+    },
+    "llama": _ONE_KEY,
+    "mistral": _ONE_KEY,
+    "modernbert": {"cls_token_id": 2, "sep_token_id": 3},
+    "olmo2": _ONE_KEY,
+    "olmo3": _ONE_KEY | {"sliding_window": 64},
+    "opt": {"word_embed_proj_dim": 24},
+    "phi": _ONE_KEY,
+    "phi3": _ONE_KEY,
+    "qwen2": _ONE_KEY,
+    "qwen3": _ONE_KEY,
+    "stablelm": _ONE_KEY | {"partial_rotary_factor": 0.5},
+    "starcoder2": _ONE_KEY,
+}
+"""What a family's config takes besides its sizes; each of a family's numbers does something."""
 
 
 def word_tokenizer(kind: str) -> PreTrainedTokenizerFast:
@@ -104,10 +148,8 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
     """A random model of a family, in double precision, always the same."""
     torch.manual_seed(0)
     names = _NAMES.get(model_type, {})
-    sizes = {names.get(key, key): value for key, value in _SIZES.items()}
-    extra = {"rotary_dim": 4} if model_type == "gptj" else {}
-    if model_type in ("llama", "mistral", "qwen2", "qwen3"):
-        extra |= {"num_key_value_heads": 1}
+    sizes = {names.get(key, key): value for key, value in _SIZES.items() if names.get(key, key)}
+    extra = _MORE.get(model_type, {})
     config = CONFIG_MAPPING[model_type](
         vocab_size=len(SPECIAL) + len(WORDS),
         pad_token_id=0,
@@ -115,8 +157,7 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
         eos_token_id=3,
         tie_word_embeddings=False,
         **sizes,
-        **extra,
-        **changes,
+        **extra | {key: list(x) if isinstance(x, tuple) else x for key, x in changes.items()},
     )
     auto = AutoModelForMaskedLM if FAMILIES[model_type].kind == "masked" else AutoModelForCausalLM
     model = auto.from_config(config)
@@ -128,19 +169,52 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
     return LanguageModel(model.double(), tokenizer, name=model_type, revision="random")
 
 
-_WINDOWED = {
-    "mistral": {"sliding_window": 8},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+_UPPER = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+_OTHERS: dict[str, dict[str, object]] = {
+    "mistral, windowed": {"sliding_window": 8},
+    "qwen2, windowed": _UPPER,
+    "qwen3, windowed": _UPPER,
+    "gemma3_text, windowed": {"sliding_window": 8, "layer_types": _ALTERNATING},
+    "olmo3, windowed": {"sliding_window": 8, "layer_types": _ALTERNATING},
+    "modernbert, windowed": {
+        "local_attention": 6,
+        "layer_types": ("sliding_attention", "sliding_attention", "full_attention"),
+    },
+    "phi3, windowed": {"sliding_window": 8},
+    "starcoder2, windowed": {"sliding_window": 8},
+    "falcon, of 40b": {"new_decoder_architecture": True, "num_kv_heads": 1},
+    "falcon, in turn": {"parallel_attn": False, "alibi": True},
+    "gpt_neox, in turn": {"use_parallel_residual": False},
+    "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    "deberta-v2, of v3": {"legacy": False, "conv_kernel_size": 3},
 }
-"""Families some or all of whose layers see no further than a window, shorter than most prompts."""
+"""What else a family can be: windows are shorter than most prompts."""
 
 
-@pytest.fixture(params=[*sorted(FAMILIES), *(f"{family}, windowed" for family in _WINDOWED)])
+def _lm_of(name: str) -> LanguageModel:
+    return random_lm(name.split(", ")[0], **_OTHERS.get(name, {}))
+
+
+@pytest.fixture(params=sorted([*FAMILIES, *_OTHERS]))
 def any_lm(request: pytest.FixtureRequest) -> LanguageModel:
-    """Every family in turn, also with windows that are shorter than prompts."""
-    family, *windowed = request.param.split(", ")
-    return random_lm(family, **(_WINDOWED[family] if windowed else {}))
+    """Every family in turn, also as what else it can be."""
+    return _lm_of(request.param)
+
+
+_UNLIKE = (
+    *("bert", "distilbert", "electra", "modernbert, windowed"),
+    *("gpt2", "gptj", "gpt_neox", "llama", "qwen3, windowed", "phi3", "granite", "opt", "falcon"),
+    *("bloom", "gemma2", "gemma3_text, windowed", "olmo2"),
+)
+"""One family for each way to be unlike others: a norm behind the sum, before it, or a factor; MLP
+beside attention; fused or transposed weights; windows, ALiBi, capped scores; embeddings of another
+width; blocks that cannot be stepped or run in another way here."""
+
+
+@pytest.fixture(params=_UNLIKE)
+def unlike_lm(request: pytest.FixtureRequest) -> LanguageModel:
+    """Families that cover every property of `Family`, where testing all of them takes too long."""
+    return _lm_of(request.param)
 
 
 @pytest.fixture(params=["bert", "gpt2", "llama"])

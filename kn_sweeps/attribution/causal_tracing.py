@@ -108,9 +108,9 @@ def subject_spread(lm: LanguageModel, prompts: Sequence[Encoded]) -> float:
     ids = [token for one in prompts if one.subject for token in one.ids[slice(*one.subject)]]
     if not ids:
         raise ValueError("no prompt has a subject")
-    weight = lm.architecture.embeddings.weight
-    assert isinstance(weight, Tensor)
-    return float(at_least_float32(weight[ids]).std())
+    # As the model has them: some families scale what is in the weight.
+    read = lm.architecture.embeddings(torch.tensor(ids, device=lm.device))
+    return float(at_least_float32(read).std())
 
 
 class _Tracing:
@@ -130,15 +130,13 @@ class _Tracing:
         self._layers = lm.architecture.layers
         assert prompt.subject is not None
         start, stop = prompt.subject
-        rows, d_model = lm.rows(prompt), lm.architecture.d_model
+        rows, width = lm.rows(prompt), lm.architecture.d_embedding
         causal = lm.kind == "causal"
         self._length = len(prompt.prompt_ids) if causal else len(prompt.ids)
         # A causal LM's states before the subject are clean in the corrupted run as well.
         self._positions = range(start if causal else 0, self._length)
-        shift = torch.zeros(samples, len(rows[0].ids), d_model, dtype=torch.float64)
-        shift[:, start:stop] = subject_noise(
-            prompt, d_model, noise=noise, seed=seed, samples=samples
-        )
+        shift = torch.zeros(samples, len(rows[0].ids), width, dtype=torch.float64)
+        shift[:, start:stop] = subject_noise(prompt, width, noise=noise, seed=seed, samples=samples)
         self._rows = len(rows)
         self._restoring = Restoring(lm, rows, shift.to(lm.device, lm.model.dtype))
 

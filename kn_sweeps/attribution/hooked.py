@@ -20,6 +20,7 @@ from kn_sweeps.attribution.integrand import (
     Site,
     Whole,
     measured,
+    sharpness_of,
     through_slots,
 )
 from kn_sweeps.interventions import outputs_replaced, recorded
@@ -40,6 +41,7 @@ class HookedIntegrand:
         """Run the unchanged model on `prompts`."""
         self._lm, self._measure = lm, measure
         self._before = site == "pre_activation" and lm.architecture.pre_activation(0) is not None
+        self._width = lm.architecture.d_ff
         self._module = self._pre_activation if self._before else lm.architecture.mlp_output
         self.readings = Readings(lm, prompts)
         layers = range(lm.architecture.layers)
@@ -48,11 +50,17 @@ class HookedIntegrand:
         with torch.no_grad(), recorded(lm, list(layers), self._module) as seen:
             lm.hidden(self._batch(everyone))
         at = (places.row, places.position)
-        self._linear = []
+        # What is scaled of the outputs, and what stays: a bias, or what a gate multiplies.
+        self._linear: list[Tensor] = []
+        self._rest: list[Tensor] = []
         for layer in layers:
-            bias = None if self._before else lm.architecture.bias(layer)
             output = seen[layer][1][at]
-            self._linear.append(output if bias is None else output - bias)
+            bias = None if self._before else lm.architecture.bias(layer)
+            rest = torch.zeros_like(output) if bias is None else bias.expand_as(output)
+            if self._before:
+                rest[:, self._width :] = output[:, self._width :]
+            self._rest.append(rest)
+            self._linear.append(output - rest)
         unchanged = torch.ones(len(places.row), device=lm.device)
         every_place = torch.arange(len(places.row), device=lm.device)
         values, gradients = self._run(
@@ -62,11 +70,12 @@ class HookedIntegrand:
         def by_point(x: Tensor) -> Tensor:
             return self.readings.by_point(x, places, len(prompts))
 
+        linear = torch.stack([by_point(self._linear[layer]) for layer in layers])
         self.whole = Whole(
-            torch.stack([by_point(seen[layer][int(self._before)][at]) for layer in layers]),
+            torch.stack([by_point(self._neurons(seen[layer])[at]) for layer in layers]),
             values,
             torch.stack([by_point(gradients[layer]) for layer in layers]),
-            torch.ones(len(layers), len(prompts)),
+            torch.ones(linear.shape[:2]) if self._before else sharpness_of(lm, linear),
         )
 
     def at(
@@ -88,7 +97,13 @@ class HookedIntegrand:
 
     def by_neuron(self, layer: int, gradients: Float[Tensor, "... written"]) -> Tensor:
         """See `Integrand.by_neuron`."""
-        return gradients if self._before else through_slots(self._lm, layer, gradients)
+        if self._before:
+            return gradients[..., : self._width]
+        return through_slots(self._lm, layer, gradients)
+
+    def _neurons(self, seen: tuple[Tensor, Tensor]) -> Tensor:
+        """What is attributed to, of a module's input and output."""
+        return seen[1][..., : self._width] if self._before else seen[0]
 
     def _pre_activation(self, layer: int) -> nn.Module:
         module = self._lm.architecture.pre_activation(layer)
@@ -116,8 +131,12 @@ class HookedIntegrand:
             index = (places.row[here], places.position[here])
 
             def change(_neurons: Tensor, output: Tensor) -> Tensor:
-                linear = self._linear[layer][places.source[here]]
-                changed = output[index] + ((scale - 1)[:, None] * linear).to(output.dtype)
+                source = places.source[here]
+                linear, rest = self._linear[layer][source], self._rest[layer][source]
+                scaled = rest + (scale[:, None] * linear).to(output.dtype)
+                # Gradients of layers below pass through here; nothing is added to the numbers.
+                own = output[index]
+                changed = scaled + (own - own.detach())
                 outputs[layer] = changed if changed.requires_grad else changed.requires_grad_()
                 return output.index_put(index, outputs[layer])
 

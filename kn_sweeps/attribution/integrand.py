@@ -44,14 +44,15 @@ class Whole:
         neurons: Where the target is predicted.
         values: The measure.
         gradients: Of the measure with respect to the MLP's output where the target is predicted.
-        ratios: How much longer the MLP's output is than what it is added to; 1 where that is
-            not known. The measure may change fast where alpha is below 1 / ratio.
+        sharpness: The measure may change fast where alpha is below 1 / sharpness; 1 where that is
+            not known. It is how much longer the MLP's output is than what it is added to or, behind
+            a norm, than what that norm does not take for 0.
     """
 
     neurons: Float[Tensor, "layers prompts slots d_ff"]
     values: Float[Tensor, " prompts"]
     gradients: Float[Tensor, "layers prompts slots d_model"]
-    ratios: Float[Tensor, "layers prompts"]
+    sharpness: Float[Tensor, "layers prompts"]
 
 
 class Integrand(Protocol):
@@ -141,6 +142,14 @@ class Readings:
         wide = at_least_float32(x)
         sorted_ = wide.new_zeros(points, self.slots, x.shape[-1])
         return sorted_.index_put((places.point, places.slot), wide)
+
+
+def sharpness_of(
+    lm: LanguageModel, linear: Float[Tensor, "layers prompts slots d_model"]
+) -> Float[Tensor, "layers prompts"]:
+    """How sharply what is added changes near alpha = 0, given the MLPs' outputs without biases."""
+    each = [lm.architecture.sharpness(layer, x) for layer, x in enumerate(linear)]
+    return torch.stack(each).amax(-1)
 
 
 def through_slots(

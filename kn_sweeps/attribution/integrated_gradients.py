@@ -190,7 +190,7 @@ def _taken(
     rounding = _ULPS * torch.finfo(lm.model.dtype).eps
     whole = integrand.whole
     paths = {
-        (p, layer): quadrature.integral(rounding, float(whole.ratios[layer, p]))
+        (p, layer): quadrature.integral(rounding, float(whole.sharpness[layer, p]))
         for p, layer in cells
     }
     ends = [Point(p, layer, 1.0) for p, layer in cells]

@@ -28,7 +28,7 @@ _FIRST, _TOP = 5, 17
 """Nodes of a panel at first and at most."""
 _FAST = 0.3
 """Doubling a panel's nodes must shrink their effect to this share, else the panel is halved."""
-_HALVINGS = 6
+_HALVINGS = 20
 """Of the first panel, at most, however sharp the integrand may be near 0."""
 _NEAR = 100
 """How many times the sure floor of rounding a residual may be to count as rounding."""

@@ -22,11 +22,15 @@ from kn_sweeps.attribution.integrand import (
     Readings,
     Whole,
     measured,
+    sharpness_of,
     through_slots,
 )
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.stepping import CannotStepError, Join, Pass, Recording, Span
 from kn_sweeps.models.tokenization import Encoded
+
+_STEEP = 64
+"""Panels for an MLP's output that is more than this many times what it is added to are found."""
 
 
 class SteppedIntegrand:
@@ -70,26 +74,39 @@ class SteppedIntegrand:
         ordered = [points[n] for n in order]
         places = self.readings.places([point.prompt for point in ordered])
         joins: dict[int, Join] = {}
+        leaves: list[Tensor] = []
         for layer in dict.fromkeys(point.layer for point in ordered):
             here = [
-                (span, point.alpha - 1)
+                (span, point.alpha)
                 for point in ordered
                 if point.layer == layer
                 for span in self.readings.row_numbers(point.prompt)
             ]
             spans = torch.tensor([span for span, _ in here], device=self._lm.device)
             scale = torch.tensor([x for _, x in here], device=self._lm.device, dtype=torch.float64)
-            linear = recording.linear[layer][spans]
-            change = (scale[:, None, None] * linear).to(linear.dtype)
-            sums = recording.sums[layer][spans] + change
-            joins[layer] = Join(spans, sums.requires_grad_())
+            leaf, sums = self._scaled(layer, spans, scale[:, None, None])
+            leaves.append(leaf)
+            joins[layer] = Join(spans, sums)
         hidden = Pass(self._lm, recording, joins).hidden()
         final = self._at(hidden, places)
         values, outer = measured(self._lm, final, places, len(points), self._measure)
-        found = torch.autograd.grad(final, [join.sums for join in joins.values()], outer)
+        found = torch.autograd.grad(final, leaves, outer)
         gradients = self.readings.by_point(self._at(torch.cat(found), places), places, len(points))
         back = torch.tensor(order, device=values.device).argsort()
         return values[back], gradients[back]
+
+    def _scaled(self, layer: int, spans: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums where the MLP puts out b + scale * W a, and what to differentiate them by for it."""
+        recording, architecture = self._recording, self._lm.architecture
+        linear, sums = recording.linear[layer][spans], recording.sums[layer][spans]
+        if architecture.adds_as_is:
+            change = ((scale - 1) * linear).to(linear.dtype).requires_grad_()
+            return change, sums + change
+        written = recording.written[layer][spans]
+        # A norm stretches the smallest of multiples, which a difference would drown in rounding.
+        output = (written - linear + scale * linear).to(linear.dtype).requires_grad_()
+        rest = sums - architecture.added(layer, written)
+        return output, rest + architecture.added(layer, output)
 
     def by_neuron(self, layer: int, gradients: Float[Tensor, "... written"]) -> Tensor:
         """See `Integrand.by_neuron`."""
@@ -119,7 +136,11 @@ class SteppedIntegrand:
             y[places.row, places.position] if whole and y.shape[1] > 1 else self._at(y, places)
             for y in gradients
         ]
-        linear = recorded(recording.linear)
-        rest = recorded(recording.sums) - linear
-        ratios = linear.norm(dim=-1) / rest.norm(dim=-1).clamp(min=torch.finfo(rest.dtype).tiny)
-        return Whole(recorded(recording.neurons), values, by_point(at), ratios.amax(-1))
+        neurons, linear = recorded(recording.neurons), recorded(recording.linear)
+        sharpness = sharpness_of(self._lm, linear)
+        if self._lm.architecture.adds_as_is:
+            rest = recorded(recording.sums) - linear
+            tiny = torch.finfo(rest.dtype).tiny
+            ratios = linear.norm(dim=-1) / rest.norm(dim=-1).clamp(min=tiny)
+            sharpness = ratios.amax(-1).clamp(max=_STEEP)
+        return Whole(neurons, values, by_point(at), sharpness)

@@ -104,10 +104,8 @@ class Stepped:
             spans[at] = Span(span.ids, span.first, position - span.first + 1, position)
         self._lm, self._layer, self._subjects = lm, layer, rows.subjects
         self._recording = Recording(lm, spans, [layer])
-        bias = lm.architecture.bias(layer)
         self.keys = self._recording.neurons[layer][:, 0]
-        linear = self._recording.linear[layer][:, 0]
-        self.outputs = linear if bias is None else linear + bias
+        self.outputs = self._recording.written[layer][:, 0]
         self.states = self._recording.sums[layer][:, 0]
 
     def before(self, places: Sequence[tuple[int, int]]) -> Tensor:
@@ -126,7 +124,10 @@ class Stepped:
         for some in by_size.values():
             spans = torch.tensor([rows[n] for n in some], device=self._lm.device)
             sums = self._recording.sums[self._layer][spans].clone()
-            sums[:, 0] += deltas[some].to(sums.dtype)
+            change = deltas[some].to(sums.dtype)
+            sums[:, 0] = self._lm.architecture.moved(
+                self._layer, sums[:, 0], self.outputs[spans], change
+            )
             steps = Pass(self._lm, self._recording, {self._layer: Join(spans, sums)})
             found |= zip((rows[n] for n in some), steps.hidden(), strict=True)
         columns = self._columns(places)

@@ -205,7 +205,17 @@ class KnowledgeNeurons(Method):
 
     @staticmethod
     def _embedding(lm: LanguageModel, query: Query, target: str) -> Float[Tensor, " d_model"]:
-        """The direction of a target's embedding; of several tokens, of their mean."""
+        """The direction of a target's embedding; of several tokens, of their mean.
+
+        Raises:
+            ValueError: If embeddings are not as wide as what neurons write.
+        """
+        has = lm.architecture
+        if has.d_embedding != has.d_model:
+            raise ValueError(
+                f"{lm.name}: operation=update writes embeddings, which have {has.d_embedding} "
+                f"numbers, and its neurons write {has.d_model}; use another operation"
+            )
         ids = torch.tensor(lm.encode(query, target).target_ids, device=lm.device)
         embedding: Tensor = lm.architecture.embeddings(ids).float().mean(0)
         return torch.nn.functional.normalize(embedding, dim=0)

@@ -106,8 +106,15 @@ class Memit(Method):
         """How a layer's keys become the directions that write.
 
         Raises:
-            ValueError: If a layer does not exist, or a second moment cannot be had.
+            ValueError: If a layer does not exist, what MLPs put out is not itself added to the
+                hidden states, or a second moment cannot be had.
         """
+        if not lm.architecture.adds_as_is:
+            raise ValueError(
+                f"{lm.name}: MEMIT and AlphaEdit write into MLPs what is missing of a hidden "
+                f"state; in the family {lm.architecture.model_type!r} what an MLP writes passes "
+                "a norm or is multiplied before it is added; use method=rome or method=ft"
+            )
         for layer in self.layers:
             lm.architecture.check_layer(layer)
         if self.second_moment is None:

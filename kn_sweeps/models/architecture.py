@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from kn_sweeps.cases import LMKind
-from kn_sweeps.models.families import family_of
+from kn_sweeps.models.families import Family, family_of
 from kn_sweeps.models.hooks import Hooks, first_of
+from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.models.rewriting import rewrite
+
+_NOTHING = 1e-9
+"""A multiple of what an MLP puts out that no norm tells from 0."""
 
 
 class Architecture:
@@ -21,19 +27,26 @@ class Architecture:
         kind: "causal" or "masked".
         layers: Number of transformer blocks; layers are counted from 0.
         d_model: Width of the residual stream.
+        d_embedding: Width of the token embeddings, which a few families project to `d_model`.
+        adds_as_is: Whether what an MLP puts out is itself added to the residual stream.
         d_ff: Number of neurons in a layer.
         max_tokens: How many tokens the model reads; None where nothing says.
+        rewritten: Modules that compute in another way here than in transformers.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, family: Family | None = None) -> None:
         """Find and check the parts of `model`.
+
+        Args:
+            model: Where they are looked for.
+            family: Where they should be; None for what FAMILIES has of the model's family.
 
         Raises:
             ValueError: If the family is unknown, or a path or shape does not hold.
         """
         self._model = model
         self.model_type = str(model.config.model_type)
-        self._family = family_of(self.model_type)
+        self._family = family_of(self.model_type) if family is None else family
         self.kind: LMKind = self._family.kind
         self.base: nn.Module = self._find(self._family.base)
         self.embeddings: nn.Module = self._find(self._family.embeddings)
@@ -45,12 +58,26 @@ class Architecture:
             [self._find(f"{self._family.blocks}.{layer}.{path}") for layer in range(self.layers)]
             for path in (self._family.mlp_output, self._family.attention_output)
         )
+        if self.embeddings is not model.get_input_embeddings():
+            raise ValueError(
+                f"{self.model_type}: {self._family.embeddings!r} is not what tokens are read with"
+            )
         embedding = self.embeddings.weight
         assert isinstance(embedding, Tensor)
-        self.d_model = int(embedding.shape[1])
+        self.d_embedding = int(embedding.shape[1])
+        self.d_model = int(model.config.hidden_size)
         self.d_ff = _mlp_width(model)
         self.max_tokens = self._most_tokens()
         self._check_projections()
+        self.adds_as_is = self._family.output_norm is None and self._family.factor is None
+        self._factor = 1.0 if self._family.factor is None else self._setting(self._family.factor)
+        for layer in range(self.layers):
+            self._output_norm(layer)
+            self._post_norm(layer)
+        path = self._family.rewritten
+        self.rewritten = [] if path is None else [one.get_submodule(path) for one in self.blocks]
+        for module in self.rewritten:
+            rewrite(module)
 
     def mlp_output(self, layer: int) -> nn.Module:
         """The output projection of `layer`'s MLP; its input is that layer's neurons."""
@@ -60,8 +87,12 @@ class Architecture:
     def pre_activation(self, layer: int) -> nn.Module | None:
         """What `layer`'s activation function reads; see `Family`."""
         self.check_layer(layer)
-        path = self._family.pre_activation
-        return None if path is None else self._find(f"{self._family.blocks}.{layer}.{path}")
+        return self._in_block(layer, self._family.pre_activation)
+
+    @property
+    def pre_activation_width(self) -> int:
+        """How much `pre_activation` puts out; the first `d_ff` are what is read."""
+        return 2 * self.d_ff if self._family.fused else self.d_ff
 
     def attention_output(self, layer: int) -> nn.Module:
         """The output projection of `layer`'s attention."""
@@ -88,14 +119,49 @@ class Architecture:
         else:
             hooks.on_input(norm, lambda _m, args: keep(args[0]))
 
+    def added(self, layer: int, outputs: Float[Tensor, "... d_model"]) -> Tensor:
+        """What `layer` adds to the residual stream where its MLP puts out `outputs`."""
+        norm = self._output_norm(layer)
+        behind: Tensor = outputs if norm is None else norm(outputs)
+        return behind if self._factor == 1 else behind * self._factor
+
+    def moved(self, layer: int, sums: Tensor, outputs: Tensor, change: Tensor) -> Tensor:
+        """`sums`, had `layer`'s MLP put out `change` more than `outputs`; (..., d_model) each."""
+        if self.adds_as_is:
+            return sums + change
+        return sums - self.added(layer, outputs) + self.added(layer, outputs + change)
+
+    def sharpness(self, layer: int, outputs: Float[Tensor, "... d_model"]) -> Float[Tensor, " ..."]:
+        """How much faster what is added grows at 0 than up to `outputs`.
+
+        1 where it is proportional. A norm gives nearly the same for all but the smallest of
+        multiples.
+        """
+        wide = at_least_float32(outputs)
+        small = self.added(layer, wide * _NOTHING).norm(dim=-1) / _NOTHING
+        whole = self.added(layer, wide).norm(dim=-1)
+        sharpness: Tensor = small / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+        return sharpness
+
     def from_sum(self, layer: int, sums: Float[Tensor, "... d_model"]) -> Tensor:
         """`layer`'s block output, of what its MLP output was added to and gave."""
         norm = self._post_norm(layer)
         return sums if norm is None else norm(sums)
 
     def _post_norm(self, layer: int) -> nn.Module | None:
-        path = self._family.post_norm
-        return None if path is None else self.blocks[layer].get_submodule(path)
+        return self._in_block(layer, self._family.post_norm)
+
+    def _output_norm(self, layer: int) -> nn.Module | None:
+        return self._in_block(layer, self._family.output_norm)
+
+    def _in_block(self, layer: int, path: str | None) -> nn.Module | None:
+        return None if path is None else self._find(f"{self._family.blocks}.{layer}.{path}")
+
+    def _setting(self, name: str) -> float:
+        value = getattr(self._model.config, name, None)
+        if not isinstance(value, int | float):
+            raise ValueError(f"{self.model_type}: its config has no number {name!r}")
+        return float(value)
 
     def head(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Logits of final hidden states."""

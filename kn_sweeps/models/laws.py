@@ -6,10 +6,13 @@ make numbers wrong is refused here, with no knowledge of any family:
 1. The head, fed the final hidden states, gives the model's own logits.
 2. Every output projection of a layer is run once, in order, shares its weights with no other, and
    puts out W a + b, which nothing changes in place afterwards: what hooks see is what it is.
-3. A block's output is the sum of its MLP's output and what does not depend on it (behind
-   `post_norm` where there is one), so that attributions are complete and an ablation is one.
+3. A block's output is the sum of what its MLP's output adds (itself, or what `output_norm` and
+   `factor` make of it) and what does not depend on it (behind `post_norm` where there is one), so
+   that attributions are complete and an ablation is one.
 4. A row gives in a padded batch what it gives alone, and behind a cache of keys and values what it
    gives whole.
+5. What `pre_activation` puts out is read by the activation function.
+6. What runs in another way here (`rewriting`) gives what it gives as transformers has it.
 
 Whether its blocks can be stepped (`stepping`) is found out in the same way; a model whose blocks
 cannot be is right and slower.
@@ -29,10 +32,13 @@ from torch import Tensor, nn
 from kn_sweeps.models.causal_asking import Trunks
 from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.language_model import Ids, LanguageModel
+from kn_sweeps.models.rewriting import as_written
 from kn_sweeps.models.stepping import Join, Pass, Recording, Span
 
 log = logging.getLogger(__name__)
 
+_MULTIPLIED = 0.05
+"""Neurons that are nearer to their negatives than this share of their length are those."""
 _LONG, _SHORT = 8, 5
 """Tokens of the two rows that are tried."""
 
@@ -40,7 +46,7 @@ _LONG, _SHORT = 8, 5
 def check_laws(lm: LanguageModel) -> None:
     """Check a model, and find out whether its blocks can be stepped.
 
-    It takes about eight passes over a few tokens.
+    It takes about ten passes over a few tokens.
 
     Raises:
         ValueError: If a law does not hold; it says which.
@@ -49,7 +55,7 @@ def check_laws(lm: LanguageModel) -> None:
     with torch.no_grad():
         with _explained(lm, "It runs with what FAMILIES names."):
             trial = _Trial(lm, long, short)
-        for law in (_check_head, _check_projections, _check_sums, _check_batches, _check_cache):
+        for law in _LAWS:
             with _explained(lm, law.__doc__ or ""):
                 law(lm, trial)
         try:
@@ -212,13 +218,15 @@ def _check_sums(lm: LanguageModel, trial: _Trial) -> None:
     """A block puts out the sum of its MLP's output and what does not depend on it."""
     layers = lm.architecture.layers
     for layer in sorted({0, layers // 2, layers - 1}):
-        without = trial.sums[layer] - trial.calls["MLP"][layer].output
-        expected = lm.architecture.from_sum(layer, without)
+        output = trial.calls["MLP"][layer].output
+        rest = trial.sums[layer] - lm.architecture.added(layer, output)
+        silent = lm.architecture.added(layer, torch.zeros_like(output))
+        expected = lm.architecture.from_sum(layer, rest + silent)
         off = float((_silenced(lm, trial, layer) - expected).abs().max() / expected.abs().max())
         if not off <= max(1e-4, 8 * torch.finfo(expected.dtype).eps):
             raise _BrokenError(
                 f"Without its MLP's output block {layer} gives something else by {off:.2g}: "
-                "post_norm is wrong, or a norm or factor comes before the sum."
+                "post_norm, output_norm or factor is wrong, or something else comes before the sum."
             )
 
 
@@ -260,6 +268,53 @@ def _check_cache(lm: LanguageModel, trial: _Trial) -> None:
         _, cut, stop = cuts[n]
         whole = lm.predicted(trial.hidden[n, cut:stop])
         _compare(lm, found, whole, "Log-probabilities")
+
+
+def _check_pre_activation(lm: LanguageModel, trial: _Trial) -> None:
+    """The activation function reads what pre_activation puts out."""
+    parts = lm.architecture
+    if parts.pre_activation(0) is None:
+        return
+    seen: dict[int, Tensor] = {}
+
+    def changed(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        if output.shape[-1] != parts.pre_activation_width:
+            raise _BrokenError(f"It puts out {output.shape[-1]} numbers.")
+        output = output.clone()
+        output[0, :, : parts.d_ff] *= -1
+        output[1, :, : parts.d_ff] = 0
+        return output
+
+    def keep(layer: int) -> Callable[..., None]:
+        return lambda _module, args: seen.__setitem__(layer, args[0])
+
+    with Hooks() as hooks:
+        for layer in range(parts.layers):
+            module = parts.pre_activation(layer)
+            assert module is not None
+            hooks.on_output(module, changed)
+            hooks.on_input(parts.mlp_output(layer), keep(layer))
+        lm.hidden(lm.batch([trial.long, trial.short]))
+    if any(bool(neurons[1].any()) for neurons in seen.values()):
+        raise _BrokenError("Where it is 0 there are neurons that are not.")
+    # What an activation only multiplies changes its sign.
+    if _apart(seen[0][0], -trial.calls["MLP"][0].given[0]) < _MULTIPLIED:
+        raise _BrokenError("Its negative gives the negative neurons, as what is multiplied does.")
+
+
+def _check_rewriting(lm: LanguageModel, trial: _Trial) -> None:
+    """What runs in another way gives what it gives as transformers has it."""
+    if lm.architecture.rewritten:
+        with as_written(lm.architecture.rewritten):
+            batch = lm.batch([trial.long, trial.short])
+            logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+        _compare(lm, trial.logits, logits, "Logits")
+
+
+_LAWS = (
+    *(_check_rewriting, _check_head, _check_projections, _check_sums),
+    *(_check_pre_activation, _check_batches, _check_cache),
+)
 
 
 def _try_steps(lm: LanguageModel, trial: _Trial) -> None:

@@ -36,12 +36,14 @@ class Model(ABC):
         chat: Whether prompts are asked through its tokenizer's chat template, as a user's message.
         context_openings: Words that sampled contexts begin with, where it writes no sentence
             behind its start token; methods that sample contexts take them by default.
+        untuned: Methods whose values for it nobody published or chose by trial.
     """
 
     label: str
     start_token: str | None = None
     chat: bool = False
     context_openings: tuple[str, ...] = ()
+    untuned: tuple[str, ...] = ()
     layers: int | None = None
 
     def pinned(self) -> Self:

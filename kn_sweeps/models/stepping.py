@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kn_sweeps.models.attending import KeyValue, attending
@@ -59,6 +59,7 @@ class Recording:
         width: Size of the longest span.
         neurons: By layer, the MLP's neurons.
         linear: By layer, the MLP's output without its bias.
+        written: By layer, the MLP's output.
         sums: By layer, what the MLP's output was added to and gave.
         hidden: Final hidden states; of a masked LM, where it is read.
     """
@@ -75,10 +76,8 @@ class Recording:
             CannotStepError: If the family's blocks cannot be stepped.
         """
         architecture = lm.architecture
-        window = getattr(lm.model.config, "sliding_window", None)
-        longest = max(len(span.ids) for span in spans)
-        # The mask of a stepped row is made here, without the window that the model's own has.
-        if not lm.can_be_stepped or (window is not None and longest > window):
+        # What stands in for the model's attention knows of no capped scores and the like.
+        if not lm.can_be_stepped or lm.model.config._attn_implementation != "sdpa":
             raise CannotStepError(f"{architecture.model_type}: its blocks cannot be stepped")
         self._lm = lm
         self.causal = lm.kind == "causal"
@@ -95,12 +94,19 @@ class Recording:
         self.read = self._tensor([span.read for span in spans])
         self.neurons: dict[int, Tensor] = {}
         self.linear: dict[int, Tensor] = {}
+        self.written: dict[int, Tensor] = {}
         self.sums: dict[int, Tensor] = {}
         self.outputs: dict[int, Tensor] = {}
         self.before: list[KeyValue] = []
         longest_before = int(self.first.max())
 
-        def keep_keys(key: Tensor, value: Tensor) -> KeyValue:
+        plain = self._plain_mask()
+        seen: list[Tensor] = []
+
+        def keep_keys(key: Tensor, value: Tensor, mask: Tensor | None) -> KeyValue:
+            if mask is not None and not any(mask is one for one in seen):
+                self._check_mask(mask, plain)
+                seen.append(mask)
             if self.causal:
                 self.before.append((key[:, :, :longest_before], value[:, :, :longest_before]))
             else:
@@ -119,6 +125,20 @@ class Recording:
         where = self.positions if self.causal else self.read[:, None]
         self.hidden: Float[Tensor, "spans width d_model"] = self._at(hidden, where)
 
+    def _plain_mask(self) -> Bool[Tensor, "spans 1 seq seq"]:
+        """What the mask of a stepped row is made like: which keys every token of a row sees."""
+        size = self.mask.shape[1]
+        earlier = self.mask.new_ones(size, size)
+        return (earlier.tril() if self.causal else earlier) & self.mask[:, None, None, :]
+
+    def _check_mask(self, mask: Tensor, plain: Bool[Tensor, "spans 1 seq seq"]) -> None:
+        """Refuse rows that see anything else, as through a window that is shorter than they are."""
+        if mask.dtype != torch.bool or bool(((mask ^ plain) & self.mask[:, None, :, None]).any()):
+            raise CannotStepError(
+                f"{self._lm.architecture.model_type}: a row's tokens do not see all those before "
+                "them alike"
+            )
+
     def _tensor(self, values: Sequence[int]) -> Int[Tensor, " n"]:
         return torch.tensor(values, device=self._lm.device)
 
@@ -133,6 +153,7 @@ class Recording:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             self.neurons[layer] = self._at(args[0], self.positions)
             linear = self._at(output, self.positions)
+            self.written[layer] = linear
             # The bias is no neuron's: it stays where neurons are scaled.
             self.linear[layer] = linear if bias is None else linear - bias
 
@@ -309,7 +330,7 @@ class Pass:
             return {name: self._those_present(item) for name, item in x.items()}
         return x
 
-    def _key_value(self, key: Tensor, value: Tensor) -> KeyValue:
+    def _key_value(self, key: Tensor, value: Tensor, _mask: Tensor | None) -> KeyValue:
         if self._causal:
             spans = self._spans[: self._present]
             keys, values = self._recording.before[self._layer]

@@ -59,18 +59,27 @@ def protocol(config: Mapping[str, Any], intent: Intent) -> str:
         "NAME_after_all, once all are made",
     }
     chat = ["through the chat template"] if config["model"].get("chat") else []
+    untuned = untuned_methods(config)
     given = config["dataset"].get("writes", "the data's new answer")
     return "; ".join(
         [
             f"scorer {scored or 'none'}" + (f", beside it {beside}" if beside else ""),
             f"asked {asked[config.get('regime', 'single')]}",
             *chat,
+            *([f"with untuned values of {', '.join(untuned)}"] if untuned else []),
             "pre is the unedited model",
             f"writes {given}"
             if intent == "replace"
             else "writes nothing: the old answer should go",
         ]
     )
+
+
+def untuned_methods(config: Mapping[str, Any]) -> list[str]:
+    """Of a run's method and what it is made of, those whose values nobody tuned for its model."""
+    used = (config["method"], config["method"].get("of"))
+    names = [module_name(one) for one in used if one is not None]
+    return [name for name in names if name in config["model"].get("untuned", ())]
 
 
 def located_by_layer(

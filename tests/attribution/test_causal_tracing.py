@@ -37,7 +37,7 @@ def _reference(lm: LanguageModel, component: str, window: int) -> tuple[float, t
         "mlp": [architecture.mlp_output(n) for n in range(architecture.layers)],
         "attention": [architecture.attention_output(n) for n in range(architecture.layers)],
     }[component]
-    noise = subject_noise(prompt, architecture.d_model, **NOISE)
+    noise = subject_noise(prompt, architecture.d_embedding, **NOISE)
     length = len(prompt.prompt_ids) if lm.kind == "causal" else len(prompt.ids)
     window = 1 if component == "state" else window
     embeddings = architecture.embeddings
@@ -47,18 +47,18 @@ def _reference(lm: LanguageModel, component: str, window: int) -> tuple[float, t
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize("window", [1, 2, 10])
 def test_it_agrees_with_one_forward_a_cell(
-    any_lm: LanguageModel, component: Any, window: int
+    unlike_lm: LanguageModel, component: Any, window: int
 ) -> None:
-    found = trace(any_lm, _prompt(any_lm), **NOISE, components=[component], window=window)
-    corrupted, effects = _reference(any_lm, component, window)
+    found = trace(unlike_lm, _prompt(unlike_lm), **NOISE, components=[component], window=window)
+    corrupted, effects = _reference(unlike_lm, component, window)
     assert found.corrupted == pytest.approx(corrupted, rel=1e-9)
     torch.testing.assert_close(found.effects[component], effects, rtol=1e-6, atol=1e-10)
 
 
 def test_stepping_is_used_where_it_can_be_and_equals_whole_rows(
-    any_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    unlike_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepped = trace(any_lm, _prompt(any_lm), **NOISE, max_rows=7)
+    stepped = trace(unlike_lm, _prompt(unlike_lm), **NOISE, max_rows=7)
     calls: list[int] = []
     original = Restoring.whole
 
@@ -67,11 +67,11 @@ def test_stepping_is_used_where_it_can_be_and_equals_whole_rows(
         return original(self, *args)
 
     monkeypatch.setattr(Restoring, "whole", whole)
-    trace(any_lm, _prompt(any_lm), **NOISE)
-    # One call reads the corrupted run itself; GPT-J's blocks cannot be stepped.
-    assert (len(calls) > 1) == (any_lm.architecture.model_type == "gptj")
+    trace(unlike_lm, _prompt(unlike_lm), **NOISE)
+    # One call reads the corrupted run itself.
+    assert (len(calls) > 1) != unlike_lm.can_be_stepped
     monkeypatch.setattr(Restoring, "stepped", original)
-    plain = trace(any_lm, _prompt(any_lm), **NOISE)
+    plain = trace(unlike_lm, _prompt(unlike_lm), **NOISE)
     for component in COMPONENTS:
         torch.testing.assert_close(
             stepped.effects[component], plain.effects[component], rtol=1e-6, atol=1e-10

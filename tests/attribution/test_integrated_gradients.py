@@ -70,17 +70,20 @@ def _relative(found: Attribution, expected: Attribution) -> float:
 
 
 @pytest.mark.parametrize(("query", "target"), QUERIES)
-def test_every_layer_is_complete(any_lm: LanguageModel, query: Query, target: str) -> None:
-    (result,) = integrated_gradients(any_lm, [any_lm.encode(query, target)])
-    assert result.certified.all()
+def test_every_layer_is_complete(unlike_lm: LanguageModel, query: Query, target: str) -> None:
+    (result,) = integrated_gradients(unlike_lm, [unlike_lm.encode(query, target)])
+    # OPT's ReLU has kinks: where integrals run out of nodes they say so.
+    sure = result.certified
+    assert sure.all() or unlike_lm.architecture.model_type == "opt"
+    assert sure.any()
     change = (result.value - result.without).abs().clamp(min=1e-6)
     sums = (result.scores.sum(-1) - (result.value - result.without)).abs()
-    assert (sums <= TOL * change + 1e-7).all()
-    assert (result.error <= TOL).all()
-    rows = _reference_rows(any_lm, query, target)
-    for layer in range(any_lm.architecture.layers):
+    assert (sums <= TOL * change + 1e-7)[sure].all()
+    assert (result.error <= TOL)[sure].all()
+    rows = _reference_rows(unlike_lm, query, target)
+    for layer in range(unlike_lm.architecture.layers):
         at = [
-            reference.probability_at(any_lm.model, _projections(any_lm), layer, rows, alpha)
+            reference.probability_at(unlike_lm.model, _projections(unlike_lm), layer, rows, alpha)
             for alpha in (1.0, 0.0)
         ]
         assert result.value == pytest.approx(at[0], rel=1e-5)
@@ -119,16 +122,16 @@ def test_the_reference_converges_to_it(some_lm: LanguageModel, query: Query, tar
 
 @pytest.mark.parametrize("measure", ["probability", "log_probability"])
 def test_rows_that_join_at_their_layer_equal_whole_rows(
-    any_lm: LanguageModel, measure: Measure
+    unlike_lm: LanguageModel, measure: Measure
 ) -> None:
-    prompts = _encoded(any_lm)
-    hooked = HookedIntegrand(any_lm, prompts, measure)
-    if any_lm.architecture.model_type == "gptj":
+    prompts = _encoded(unlike_lm)
+    hooked = HookedIntegrand(unlike_lm, prompts, measure)
+    if not unlike_lm.can_be_stepped:
         with pytest.raises(CannotStepError, match="cannot be"):
-            SteppedIntegrand(any_lm, prompts, measure)
-        assert isinstance(integrand_of(any_lm, prompts, measure), HookedIntegrand)
+            SteppedIntegrand(unlike_lm, prompts, measure)
+        assert isinstance(integrand_of(unlike_lm, prompts, measure), HookedIntegrand)
         return
-    stepped = integrand_of(any_lm, prompts, measure)
+    stepped = integrand_of(unlike_lm, prompts, measure)
     assert isinstance(stepped, SteppedIntegrand)
     torch.testing.assert_close(stepped.whole.values, hooked.whole.values)
     torch.testing.assert_close(stepped.whole.neurons, hooked.whole.neurons)
@@ -137,7 +140,7 @@ def test_rows_that_join_at_their_layer_equal_whole_rows(
     points = [
         Point(
             int(torch.randint(len(prompts), (1,), generator=draw)),
-            int(torch.randint(any_lm.architecture.layers, (1,), generator=draw)),
+            int(torch.randint(unlike_lm.architecture.layers, (1,), generator=draw)),
             float(torch.rand(1, generator=draw)),
         )
         for _ in range(30)
@@ -261,11 +264,11 @@ def test_log_probabilities_are_complete_in_nats(some_lm: LanguageModel) -> None:
         torch.testing.assert_close(found.without, plain.without.log(), rtol=1e-6, atol=1e-6)
 
 
-def test_the_baselines_are_what_they_say(any_lm: LanguageModel) -> None:
-    prompts = _encoded(any_lm)
-    wholes = [HookedIntegrand(any_lm, [prompt]).whole for prompt in prompts]
-    largest, products = activation(any_lm, prompts), grad_x_act(any_lm, prompts)
-    nodes = integrated_gradients(any_lm, prompts, Quadrature("riemann", 1))
+def test_the_baselines_are_what_they_say(unlike_lm: LanguageModel) -> None:
+    prompts = _encoded(unlike_lm)
+    wholes = [HookedIntegrand(unlike_lm, [prompt]).whole for prompt in prompts]
+    largest, products = activation(unlike_lm, prompts), grad_x_act(unlike_lm, prompts)
+    nodes = integrated_gradients(unlike_lm, prompts, Quadrature("riemann", 1))
     for n, whole in enumerate(wholes):
         assert largest[n].value == products[n].value == pytest.approx(float(whole.values[0]))
         expected = whole.neurons[:, 0].amax(1)
@@ -274,7 +277,7 @@ def test_the_baselines_are_what_they_say(any_lm: LanguageModel) -> None:
         assert not largest[n].certified.any()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama", "gemma2", "opt"])
 def test_before_the_activation_attributions_are_those_of_a_plain_loop(
     lm_of: Callable[[str], LanguageModel], family: str
 ) -> None:
@@ -293,6 +296,36 @@ def test_before_the_activation_attributions_are_those_of_a_plain_loop(
     # What is 0 before these activations is 0 behind them: a layer's sum is the same.
     (behind,) = integrated_gradients(lm, [prompt])
     torch.testing.assert_close(complete.without, behind.without)
+
+
+class _Halves(torch.nn.Module):
+    """A linear layer as two of half its size."""
+
+    def __init__(self, whole: torch.nn.Module) -> None:
+        super().__init__()
+        weights = whole.weight.chunk(2)
+        self.gate, self.up = (torch.nn.Linear(*reversed(w.shape), bias=False) for w in weights)
+        for half, weight in zip((self.gate, self.up), weights, strict=True):
+            half.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.gate(x), self.up(x)], -1)
+
+
+def test_of_a_fused_projection_the_gate_is_attributed(
+    lm_of: Callable[[str], LanguageModel],
+) -> None:
+    lm = lm_of("phi3")
+    prompt = lm.encode(Query("The capital of France is "), "Paris")
+    fixed = Quadrature("linspace", 20)
+    (found,) = integrated_gradients(lm, [prompt], fixed, site="pre_activation")
+    ids, token = torch.tensor([prompt.prompt_ids]), prompt.target_ids[0]
+    model = copy.deepcopy(lm.model)
+    for layer, block in enumerate(model.model.layers):
+        block.mlp.gate_up_proj = _Halves(block.mlp.gate_up_proj)
+        gate = block.mlp.gate_up_proj.gate
+        expected = reference.before_the_activation(model, gate, ids, token, steps=20)
+        torch.testing.assert_close(found.scores[layer].double(), expected, atol=1e-9, rtol=1e-5)
 
 
 def test_a_masked_lm_is_attributed_behind_its_activation_as_published(

@@ -53,13 +53,13 @@ def _trained(lm: LanguageModel, case: Case, method: FineTuning) -> torch.Tensor:
     return change if change.shape[0] == lm.architecture.d_ff else change.T
 
 
-def test_it_equals_training_the_weight(any_lm: LanguageModel) -> None:
+def test_it_equals_training_the_weight(unlike_lm: LanguageModel) -> None:
     method = FineTuning(layer=1, steps=5, learning_rate=1e-2, norm_constraint=3e-2)
-    edits = method.plan(any_lm, CASES, seed=0).edits
+    edits = method.plan(unlike_lm, CASES, seed=0).edits
     for case in CASES:
         edit = edits[case.id]
         assert isinstance(edit, Dense)
-        expected = _trained(any_lm, case, method).float()
+        expected = _trained(unlike_lm, case, method).float()
         assert float((edit.change - expected).norm() / expected.norm()) < 1e-4
         assert float(edit.change.abs().max()) <= 3e-2 * (1 + 1e-6)
 

@@ -48,15 +48,15 @@ def _reference_prompt(lm: LanguageModel, query: Query, target: str) -> reference
     ("key_mode", "kl_position"), [("mean", "end"), ("original", "end"), ("original", "subject")]
 )
 def test_updates_equal_the_reference_one_by_one(
-    any_lm: LanguageModel, key_mode: KeyMode, kl_position: KlPosition
+    unlike_lm: LanguageModel, key_mode: KeyMode, kl_position: KlPosition
 ) -> None:
     method = Rome(layer=1, steps=6, weight_decay=0.1, key_mode=key_mode, kl_position=kl_position)
     cases = [_case("Rome", "c0"), _case("New Delhi", "c1"), _case("Lima", "c2", LONGER)]
-    values, failed = optimised(any_lm, cases, CONTEXTS, method.objective())
+    values, failed = optimised(unlike_lm, cases, CONTEXTS, method.objective())
     assert not failed
     for case in cases:
         found = method.update(values[case.id])
-        expected = _reference(any_lm, case, key_mode, kl_position)
+        expected = _reference(unlike_lm, case, key_mode, kl_position)
         value = values[case.id]
         assert _off(value.v_star, expected.v_star) < 1e-4
         wanted = torch.outer(expected.v, expected.u).float()
@@ -98,15 +98,15 @@ def test_the_old_answer_has_no_say_in_what_must_not_change(some_lm: LanguageMode
 
 @pytest.mark.parametrize("relative_to_state", [False, True])
 def test_stepped_values_equal_those_of_whole_rows(
-    any_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, relative_to_state: bool
+    unlike_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, relative_to_state: bool
 ) -> None:
     objective = replace(
         Rome(layer=1, steps=5, weight_decay=0.5).objective(), relative_to_state=relative_to_state
     )
     cases = [_case("Rome", "c0"), _case("New Delhi", "c1", LONGER)]
-    found, _ = optimised(any_lm, cases, CONTEXTS, objective)
+    found, _ = optimised(unlike_lm, cases, CONTEXTS, objective)
     monkeypatch.setattr(values_module, "Stepped", _refuse)
-    whole, _ = optimised(any_lm, cases, CONTEXTS, objective)
+    whole, _ = optimised(unlike_lm, cases, CONTEXTS, objective)
     for case in cases:
         for one, other in zip(found[case.id], whole[case.id], strict=True):
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)

