@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act
+from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens
 from kn_sweeps.attribution.cache import VERSION, active_cache
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
@@ -16,7 +16,7 @@ from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 
-Kind = Literal["integrated_gradients", "grad_x_act", "activation", "random"]
+Kind = Literal["integrated_gradients", "grad_x_act", "activation", "random", "log_prob_increase"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ class Attributor:
             return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind == "log_prob_increase":
+            return lens(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "random":
             return by_chance(lm, prompts, seed=self.seed, measure=self.measure, max_rows=rows)
         return integrated_gradients(

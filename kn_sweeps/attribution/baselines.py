@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
+from kn_sweeps.attribution.lens import log_prob_increase
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
@@ -87,6 +88,35 @@ def by_chance(
     def scores(_integrand: Integrand, _n: int, prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
         drawn = generator(seed, "attribution", *prompt.ids, *prompt.target)
         return torch.rand(shape, generator=drawn)
+
+    return _plain(lm, prompts, measure, max_rows, scores)
+
+
+def lens(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    *,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """Score each neuron by `log_prob_increase`.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        measure: What `Attribution.value` is; the scores are in nats whatever it is.
+        max_rows: Bounds memory, as in `integrated_gradients`.
+
+    Raises:
+        ValueError: If what an MLP puts out does not reach the final norm as it is.
+    """
+    found: dict[Encoded, Float[Tensor, "layers d_ff"]] = {}
+    for group in groups(prompts, max_rows):
+        members = [prompts[i] for i in group]
+        found |= dict(zip(members, log_prob_increase(lm, members), strict=True))
+
+    def scores(_integrand: Integrand, _n: int, prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
+        return found[prompt]
 
     return _plain(lm, prompts, measure, max_rows, scores)
 

@@ -21,7 +21,7 @@ Site = Literal["activation", "pre_activation"]
 """Where neurons are scaled: behind the activation function, where they are a change of weights, or
 before it, as Niu et al.'s code does in decoders (in masked LMs it, too, scales behind it)."""
 
-_LOGITS = 8_000_000
+LOGITS = 8_000_000
 """Logits held at a time: those of a large vocabulary are the largest tensors of all, and an
 allocator gives blocks above 32 MB back at once."""
 
@@ -167,7 +167,7 @@ def measured(
     measure: Measure,
 ) -> tuple[Float[Tensor, " points"], Float[Tensor, "places d_model"]]:
     """The measure of each point, and its gradient with respect to the final hidden states."""
-    size = max(1, _LOGITS // int(lm.model.config.vocab_size))
+    size = max(1, LOGITS // int(lm.model.config.vocab_size))
     parts = zip(hidden.detach().split(size), places.token.split(size), strict=True)
     found = [_gold(lm.architecture.head, some, tokens) for some, tokens in parts]
     gold, gradient = (torch.cat(each) for each in zip(*found, strict=True))

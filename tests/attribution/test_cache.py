@@ -92,7 +92,7 @@ def test_what_changes_the_numbers_has_its_own_place(
     assert computed == [2, 2, 1]
 
 
-@pytest.mark.parametrize("kind", ["grad_x_act", "activation", "random"])
+@pytest.mark.parametrize("kind", ["grad_x_act", "activation", "random", "log_prob_increase"])
 def test_baselines_are_cached_too(
     lm: LanguageModel, prompts: list[Encoded], tmp_path: Path, kind: Kind
 ) -> None:

@@ -1,0 +1,95 @@
+"""How much more likely a target is to be read off a layer's residual stream for one neuron's sake.
+
+    Imp(l, i) = log p(w | h + m_i v_i) - log p(w | h)
+
+h is the residual stream before layer l's MLP adds to it, m_i the neuron, v_i what it writes, and p
+the final norm, whose scale stays that of h, and the head. Of a target of several tokens, the sum.
+
+Source: Yu & Ananiadou (2024), *Neuron-Level Knowledge Attribution in Large Language Models*.
+Deviation: the norm's scale is frozen, so that neurons differ by what they write only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kn_sweeps.attribution.integrand import LOGITS, Readings
+from kn_sweeps.interventions import recorded
+from kn_sweeps.models.hooks import Hooks
+from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.models.tokenization import Encoded
+
+
+@torch.no_grad()
+def log_prob_increase(
+    lm: LanguageModel, prompts: Sequence[Encoded]
+) -> Float[Tensor, "prompts layers d_ff"]:
+    """Score each neuron of one batch of prompts, in nats.
+
+    Raises:
+        ValueError: If what an MLP puts out does not reach the final norm as it is.
+    """
+    norm = final_norm(lm)
+    architecture = lm.architecture
+    layers = range(architecture.layers)
+    readings = Readings(lm, prompts)
+    places = readings.places(range(len(prompts)))
+    at = (places.row, places.position)
+    sums: dict[int, Tensor] = {}
+    with recorded(lm, layers) as seen, Hooks() as hooks:
+        for layer in layers:
+            architecture.watch_sum(hooks, layer, partial(sums.__setitem__, layer))
+        lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
+    scores = torch.zeros(len(prompts), architecture.layers, architecture.d_ff, device=lm.device)
+    size = max(1, LOGITS // int(lm.model.config.vocab_size))
+    for layer in layers:
+        written = _unscaled(norm, architecture.values(layer))
+        neurons, output = (x[at] for x in seen[layer])
+        before = sums[layer][at] - output
+        for k, (h, m, token) in enumerate(zip(before, neurons, places.token, strict=True)):
+            plain = norm(h)
+            moved = (m[:, None] * written / _scale(norm, h)).to(plain.dtype) + plain
+            gold = [_gold(lm, rows, token) for rows in moved.split(size)]
+            scores[places.point[k], layer] += torch.cat(gold) - _gold(lm, plain[None], token)
+    return scores
+
+
+def final_norm(lm: LanguageModel) -> nn.Module:
+    """The norm between the last block and the head.
+
+    Raises:
+        ValueError: If there is none that MLPs' outputs reach by being added.
+    """
+    found = [one for one in lm.architecture.base.children() if "Norm" in type(one).__name__]
+    if lm.kind == "masked" or not lm.architecture.adds_as_is or not found:
+        raise ValueError(
+            f"{lm.name}: what its MLPs put out is normed before it reaches the head; choose "
+            "another attribution than log_prob_increase"
+        )
+    return found[-1]
+
+
+def _scale(norm: nn.Module, x: Tensor) -> Tensor:
+    """What `norm` divides by."""
+    eps = next(getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
+    wide = at_least_float32(x)
+    if isinstance(norm, nn.LayerNorm):
+        wide = wide - wide.mean(-1, keepdim=True)
+    scale: Tensor = (wide.square().mean(-1, keepdim=True) + eps).sqrt()
+    return scale
+
+
+def _unscaled(norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm` without its division and its bias: linear in `x`."""
+    linear: Tensor = (norm(x) - norm(torch.zeros_like(x))) * _scale(norm, x)
+    return linear
+
+
+def _gold(lm: LanguageModel, hidden: Tensor, token: Tensor) -> Tensor:
+    return at_least_float32(lm.architecture.head(hidden)).log_softmax(-1)[:, token]

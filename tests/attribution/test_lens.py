@@ -1,0 +1,46 @@
+"""Log-probability increases are those of a loop over neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from kn_sweeps.attribution.lens import log_prob_increase
+from kn_sweeps.cases import Query
+from kn_sweeps.models.language_model import LanguageModel
+from tests.reference.lens import increase
+
+PROMPTS = [(Query("The capital of France is "), "Paris"), (Query("Ann sees "), "New Delhi")]
+
+
+@pytest.mark.parametrize(
+    ("family", "norm"), [("gpt2", "transformer.ln_f"), ("llama", "model.norm")]
+)
+def test_they_are_those_of_a_loop(
+    lm_of: Callable[[str], LanguageModel], family: str, norm: str
+) -> None:
+    lm = lm_of(family)
+    prompts = [lm.encode(*one) for one in PROMPTS]
+    for prompt, found in zip(prompts, log_prob_increase(lm, prompts), strict=True):
+        (row,) = lm.rows(prompt)
+        for layer in range(lm.architecture.layers):
+            expected = increase(
+                lm.model,
+                lm.architecture.blocks[layer],
+                lm.architecture.mlp_output(layer),
+                lm.model.get_submodule(norm),
+                torch.tensor([row.ids]),
+                dict(zip(row.positions, row.tokens, strict=True)),
+            )
+            torch.testing.assert_close(found[layer], expected.float(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "gemma2", "granite"])
+def test_where_a_norm_stands_between_it_is_refused(
+    lm_of: Callable[[str], LanguageModel], family: str
+) -> None:
+    lm = lm_of(family)
+    with pytest.raises(ValueError, match="normed before it reaches the head"):
+        log_prob_increase(lm, [lm.encode(*PROMPTS[0])])
