@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from kn_sweeps.attribution.baselines import activation, grad_x_act
+from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act
 from kn_sweeps.attribution.cache import VERSION, active_cache
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
@@ -16,7 +16,7 @@ from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 
-Kind = Literal["integrated_gradients", "grad_x_act", "activation"]
+Kind = Literal["integrated_gradients", "grad_x_act", "activation", "random"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Attributor:
         quadrature: For integrated gradients.
         max_rows: Rows in one forward pass; bounds memory.
         site: Where integrated gradients scale neurons.
+        seed: What random scores are drawn from, with the prompt.
     """
 
     kind: Kind = "integrated_gradients"
@@ -36,6 +37,7 @@ class Attributor:
     quadrature: Quadrature = Quadrature()
     max_rows: int = 512
     site: Site = "activation"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist."""
@@ -79,13 +81,19 @@ class Attributor:
             return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind == "random":
+            return by_chance(lm, prompts, seed=self.seed, measure=self.measure, max_rows=rows)
         return integrated_gradients(
             lm, prompts, self.quadrature, measure=self.measure, site=self.site, max_rows=rows
         )
 
     def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[str]:
         """Where each of some prompts that are computed together is cached."""
-        settings = asdict(self.quadrature) if self.kind == "integrated_gradients" else None
+        settings: dict[str, Any] | None = None
+        if self.kind == "integrated_gradients":
+            settings = asdict(self.quadrature)
+        elif self.kind == "random":
+            settings = {"seed": self.seed}
         about = {
             "version": VERSION,
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],

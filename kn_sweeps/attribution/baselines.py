@@ -13,6 +13,7 @@ from kn_sweeps.attribution.integrated_gradients import Attribution, groups, inte
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
+from kn_sweeps.seeding import generator
 
 
 def activation(
@@ -31,8 +32,8 @@ def activation(
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 
-    def scores(integrand: Integrand, n: int, tokens: int) -> Float[Tensor, "layers d_ff"]:
-        return integrand.whole.neurons[:, n, :tokens].amax(1)
+    def scores(integrand: Integrand, n: int, prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
+        return integrand.whole.neurons[:, n, : len(prompt.target_ids)].amax(1)
 
     return _plain(lm, prompts, measure, max_rows, scores)
 
@@ -53,7 +54,7 @@ def grad_x_act(
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 
-    def scores(integrand: Integrand, n: int, _tokens: int) -> Float[Tensor, "layers d_ff"]:
+    def scores(integrand: Integrand, n: int, _prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
         each = enumerate(
             zip(integrand.whole.neurons[:, n], integrand.whole.gradients[:, n], strict=True)
         )
@@ -64,27 +65,56 @@ def grad_x_act(
     return _plain(lm, prompts, measure, max_rows, scores)
 
 
+def by_chance(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    *,
+    seed: int,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """Score each neuron by a number drawn evenly from [0, 1): what any attribution must beat.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        seed: A prompt's scores are drawn from it, the prompt's tokens and its target's place.
+        measure: What `Attribution.value` is; the scores do not depend on it.
+        max_rows: Bounds memory, as in `integrated_gradients`.
+    """
+    shape = (lm.architecture.layers, lm.architecture.d_ff)
+
+    def scores(_integrand: Integrand, _n: int, prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
+        drawn = generator(seed, "attribution", *prompt.ids, *prompt.target)
+        return torch.rand(shape, generator=drawn)
+
+    return _plain(lm, prompts, measure, max_rows, scores)
+
+
 def _plain(
     lm: LanguageModel,
     prompts: Sequence[Encoded],
     measure: Measure,
     max_rows: int,
-    scores: Callable[[Integrand, int, int], Float[Tensor, "layers d_ff"]],
+    scores: Callable[[Integrand, int, Encoded], Float[Tensor, "layers d_ff"]],
 ) -> list[Attribution]:
     """Attributions without an integral: nothing to be complete, no error to estimate."""
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
     nodes = torch.ones(lm.architecture.layers, dtype=torch.long)
+    neither = torch.zeros(lm.architecture.layers, dtype=torch.bool)
     found: dict[int, Attribution] = {}
     for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         integrand = integrand_of(lm, [prompts[i] for i in group], measure)
         for n, i in enumerate(group):
             found[i] = Attribution(
-                scores(integrand, n, len(prompts[i].target_ids)).float().cpu(),
+                scores(integrand, n, prompts[i]).float().cpu(),
                 float(integrand.whole.values[n]),
-                unknown,
-                unknown,
-                unknown,
+                # Tensors that share memory cannot be kept in one file.
+                unknown.clone(),
+                unknown.clone(),
+                unknown.clone(),
                 nodes,
-                *torch.zeros(2, len(nodes), dtype=torch.bool),
+                neither.clone(),
+                neither.clone(),
             )
     return [found[i] for i in range(len(prompts))]

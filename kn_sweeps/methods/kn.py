@@ -52,7 +52,8 @@ class KnowledgeNeurons(Method):
         refine: Where no share gives a number in the wanted range: `nearest` takes the nearest set
             above it and of that the neurons with the largest mean score; `published` whatever the
             last share tried leaves, as Dai et al.'s and Niu et al.'s code.
-        attribution: `integrated_gradients`, or a baseline: `grad_x_act` or `activation`.
+        attribution: `integrated_gradients`, or a baseline: `grad_x_act`, `activation` or
+            `random`, of which nothing but chance is located.
         measure: What is attributed, the target's `probability` or `log_probability`.
         quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
         steps: Nodes of a fixed rule.
@@ -151,7 +152,7 @@ class KnowledgeNeurons(Method):
             return Plan(edits, edit_of, intent=self.intent)
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
         # An edit at a time: its scores do not depend on what else is in the step, or was cached.
-        attributor = self._attributor()
+        attributor = self._attributor(seed)
         attributions = {name: attributor(lm, some) for name, some in prompts.items()}
         edits = {}
         located: list[Located] = []
@@ -180,9 +181,11 @@ class KnowledgeNeurons(Method):
             intent=self.intent,
         )
 
-    def _attributor(self) -> Attributor:
+    def _attributor(self, seed: int = 0) -> Attributor:
         quadrature = Quadrature(self.quadrature, self.steps, self.tol, self.max_nodes)
-        return Attributor(self.attribution, self.measure, quadrature, self.max_rows, self.site)
+        return Attributor(
+            self.attribution, self.measure, quadrature, self.max_rows, self.site, seed
+        )
 
     def _target(self, case: Case) -> str:
         probe = edit_probe(case)

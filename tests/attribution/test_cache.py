@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import kn_sweeps.attribution.attributor as module
-from kn_sweeps.attribution.attributor import Attributor
+from kn_sweeps.attribution.attributor import Attributor, Kind
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature
@@ -90,6 +90,27 @@ def test_what_changes_the_numbers_has_its_own_place(
         Attributor()(lm, prompts[:1])
         lm.revision = before
     assert computed == [2, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["grad_x_act", "activation", "random"])
+def test_baselines_are_cached_too(
+    lm: LanguageModel, prompts: list[Encoded], tmp_path: Path, kind: Kind
+) -> None:
+    with attributions_kept(AttributionCache(tmp_path)):
+        first, again = (Attributor(kind)(lm, prompts) for _ in range(2))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == len(prompts)
+    assert all(torch.equal(a.scores, b.scores) for a, b in zip(first, again, strict=True))
+
+
+def test_every_seed_of_random_scores_has_its_own_place(
+    lm: LanguageModel, prompts: list[Encoded], tmp_path: Path
+) -> None:
+    with attributions_kept(AttributionCache(tmp_path)):
+        first, other, again = (
+            Attributor("random", seed=seed)(lm, prompts[:1])[0] for seed in (0, 1, 0)
+        )
+    assert torch.equal(first.scores, again.scores)
+    assert not torch.equal(first.scores, other.scores)
 
 
 def test_an_edited_model_is_neither_read_nor_kept(
@@ -191,7 +212,7 @@ def test_it_is_shown_and_cleared(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "lime"}, "choose from integrated_gradients, grad_x_act, activation"),
+        ({"kind": "lime"}, "choose from integrated_gradients, grad_x_act, activation, random"),
         ({"measure": "logit"}, "choose from probability, log_probability"),
         ({"max_rows": 0}, "max_rows must be at least 1"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kn_sweeps.attribution.integrated_gradients as module
-from kn_sweeps.attribution.baselines import activation, grad_x_act
+from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act
 from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Measure, Point
 from kn_sweeps.attribution.integrated_gradients import (
@@ -275,6 +275,20 @@ def test_the_baselines_are_what_they_say(unlike_lm: LanguageModel) -> None:
         torch.testing.assert_close(largest[n].scores.double(), expected, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(products[n].scores, nodes[n].scores, atol=1e-7, rtol=1e-4)
         assert not largest[n].certified.any()
+
+
+def test_scores_by_chance_are_each_prompts_own_and_the_seeds(some_lm: LanguageModel) -> None:
+    prompts = _encoded(some_lm)
+    found = by_chance(some_lm, prompts, seed=1)
+    for prompt, one in zip(
+        reversed(prompts), by_chance(some_lm, prompts[::-1], seed=1), strict=True
+    ):
+        assert torch.equal(one.scores, found[prompts.index(prompt)].scores)
+    drawn = torch.stack([one.scores.flatten() for one in found])
+    other = torch.stack([one.scores.flatten() for one in by_chance(some_lm, prompts, seed=2)])
+    both = torch.corrcoef(torch.cat([drawn, other])) - torch.eye(2 * len(prompts))
+    assert both.abs().max() < 0.5  # 120 neurons: more than five standard deviations
+    assert [one.value for one in found] == [one.value for one in grad_x_act(some_lm, prompts)]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "gpt_neox", "llama", "gemma2", "opt"])
