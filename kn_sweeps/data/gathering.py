@@ -92,11 +92,11 @@ class Gathered:
                 self.sorted.reasons[fault.reason] += 1
                 continue
             used = len(known.used)
-            known.add(number, records)
+            known.add(number, f"{table.path.name}, {entry.where}", records)
             self.sorted.used += known.used[used:]
         self.sorted.reasons += known.reasons - earlier
         if len(known.conflicts) > before:
-            self._note_conflicts(table, known.conflicts[before:])
+            self._note_conflicts(known.conflicts[before:])
 
     def cases(
         self, table: TableFile, kind: LMKind, *, seed: int, limit: int | None, most: Most
@@ -131,15 +131,11 @@ class Gathered:
             used += 1
         return made, left_out(self.source, used, reasons, self.notes)
 
-    def _note_conflicts(self, table: TableFile, found: list[tuple[int, int]]) -> None:
-        pairs = ", ".join(
-            f"{table.entries[one].where} and {table.entries[other].where}"
-            for one, other in found[:_SHOWN]
-            if one < len(table.entries)
-        )
+    def _note_conflicts(self, found: list[tuple[str, str]]) -> None:
+        pairs = "; ".join(f"{one} and {other}" for one, other in found[:_SHOWN])
+        more = "; ..." * (len(found) > _SHOWN)
         self.notes[
-            f"two new answers for one question, of which the first is used ({pairs}"
-            f"{', ...' * (len(found) > _SHOWN)})"
+            f"two new answers for one question, of which the first is used ({pairs}{more})"
         ] += len(found)
 
 

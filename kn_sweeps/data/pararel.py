@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kn_sweeps.cases import (
@@ -37,11 +37,10 @@ INVERSES = {"P36": "P1376", "P1376": "P36"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParaRel(Official):
-    """Facts with paraphrases, neighbours, reversals and synonyms.
+class FactOptions:
+    """What cases are made of relations' facts.
 
     Attributes:
-        relations: Which; None for all the source has.
         seen_share: Share of a relation's phrasings a method may see; the others judge generality.
         rephrasings: Most held-out phrasings a case.
         neighbours: Most neighbours of each set a case.
@@ -51,7 +50,6 @@ class ParaRel(Official):
         one_to_one: Use only facts that are one-to-one.
     """
 
-    relations: tuple[str, ...] | None = None
     seen_share: float = 0.5
     rephrasings: int = 4
     neighbours: int = 4
@@ -68,6 +66,17 @@ class ParaRel(Official):
             reversals=self.reversals,
             elsewhere=self.elsewhere,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParaRel(FactOptions, Official):
+    """Facts with paraphrases, neighbours, reversals and synonyms.
+
+    Attributes:
+        relations: Which; None for all the source has.
+    """
+
+    relations: tuple[str, ...] | None = None
 
     folder = "pararel"
 
@@ -96,25 +105,26 @@ class ParaRel(Official):
         cases: list[Case] = []
         reports = []
         for name in wanted:
-            maker = _CaseMaker(self, kind, seed, library, library[name], tables, wanted)
+            maker = FactCases(self, kind, seed, library, library[name], tables, wanted)
             made, reasons = maker.cases(limit)
             cases += made
             reports.append(left_out(name, len(made), reasons, library[name].notes))
         return Loaded(tuple(cases), tuple(reports), source.name)
 
 
-class _CaseMaker:
-    """Makes the cases of one relation."""
+class FactCases:
+    """Makes the cases of one relation; `inverses` names those that are read backwards."""
 
     def __init__(
         self,
-        options: ParaRel,
+        options: FactOptions,
         kind: LMKind,
         seed: int,
         library: dict[str, Relation],
         relation: Relation,
         tables: dict[str, dict[str, Synonym]],
         wanted: Sequence[str],
+        inverses: Mapping[str, str] = INVERSES,
     ) -> None:
         self._wanted = wanted
         self._options = options
@@ -124,14 +134,14 @@ class _CaseMaker:
         self._relation = relation
         self._synonyms = tables.get(relation.name, {})
         # An edit should carry over to these: they are no neighbours of the same subject.
-        self._related = {relation.name, INVERSES.get(relation.name, "")}
+        self._related = {relation.name, inverses.get(relation.name, "")}
         for name, table in tables.items():
             targets = {synonym.relation for synonym in table.values()}
             if name == relation.name:
                 self._related |= targets
             elif relation.name in targets:
                 self._related.add(name)
-        self._inverse = library.get(INVERSES.get(relation.name, ""))
+        self._inverse = library.get(inverses.get(relation.name, ""))
         self._facts = list(relation.facts)
         self._of_index = {fact.index: fact for fact in relation.facts}
         patterns = relation.askable(kind)

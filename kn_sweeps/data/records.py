@@ -203,23 +203,32 @@ class Sorted:
     Attributes:
         used: Groups of records that go together, each with the number of its row, from 0.
         reasons: Why others are not used, and how many.
-        conflicts: Rows with another new answer for a question of an earlier row, as (earlier, row).
+        conflicts: Rows with another new answer for a question of an earlier one, as people call
+            them, the earlier first.
     """
 
     used: list[tuple[int, list[Record]]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
-    conflicts: list[tuple[int, int]] = field(default_factory=list)
-    _known: dict[Texts, tuple[int, list[Texts]]] = field(default_factory=dict)
+    conflicts: list[tuple[str, str]] = field(default_factory=list)
+    _known: dict[Texts, tuple[str, list[Texts]]] = field(default_factory=dict)
 
-    def add(self, row: int, records: list[Record]) -> None:
-        """Use the records of a row, unless an earlier one asks the same."""
+    def add(self, row: int, where: str, records: list[Record]) -> None:
+        """Use the records of a row, unless an earlier one asks the same.
+
+        Args:
+            row: Its number.
+            where: What people call it, among all rows that are read.
+            records: Its records.
+        """
         key = tuple(record.question for record in records)
         new = [record.new for record in records]
-        earlier, theirs = self._known.setdefault(key, (row, new))
-        if earlier == row:
+        if key not in self._known:
+            self._known[key] = (where, new)
             self.used.append((row, records))
-        elif theirs == new:
+            return
+        earlier, theirs = self._known[key]
+        if theirs == new:
             self.reasons["listed before"] += 1
         else:
             self.reasons["another new answer for a question listed before (a conflict)"] += 1
-            self.conflicts.append((earlier, row))
+            self.conflicts.append((earlier, where))

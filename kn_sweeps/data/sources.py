@@ -23,7 +23,9 @@ from kn_sweeps.records.hub import fetched
 
 SourceName = Literal["bundled", "hub", "local"]
 GITHUB = "https://raw.githubusercontent.com"
-DATA_FILES = ("README.md", "*.parquet", "*.jsonl", "*.jsonl.gz", "*.json", "*.csv")
+EDITING = "editing"
+"""A folder that may lie between a data folder and those of benchmarks of editing."""
+DATA_FILES = ("README.md", "*.parquet", "*.jsonl", "*.jsonl.gz", "*.json", "*.csv", "*.tsv")
 """What of a data set's repository is fetched: no code."""
 
 
@@ -65,10 +67,11 @@ def resolve_source(
     """Decide where a dataset is read from.
 
     A root wins. Otherwise `bundled` is the package's own data, and official data (`hub`, `local`)
-    is read from `$KN_SWEEPS_DATA/<dataset>` where that is set.
+    is read from `$KN_SWEEPS_DATA/<dataset>`, or `$KN_SWEEPS_DATA/editing/<dataset>`, where that is
+    set; `<dataset>_...`, such as `known_1000`, will do.
 
     Args:
-        dataset: `blimp` or `pararel`; the folder's name.
+        dataset: The folder's name, such as `blimp`.
         source: `bundled`, `hub` or `local`.
         root: A folder with the official files, or None.
         commit: Tells which commit of the official repository is read, where one is.
@@ -85,7 +88,12 @@ def resolve_source(
         return Source("bundled", Path(str(resources.files("kn_sweeps.data") / "bundled" / dataset)))
     named_by = "dataset.root"
     if root is None and (parent := os.environ.get("KN_SWEEPS_DATA")):
-        root, named_by = str(user_path(parent) / dataset), "KN_SWEEPS_DATA"
+        parents = (user_path(parent), user_path(parent) / EDITING)
+        places = [one / dataset for one in parents]
+        longer = [place for one in parents for place in sorted(one.glob(f"{dataset}_*"))]
+        there = [place for place in (*places, *longer) if place.is_dir()]
+        root = str((there or places)[0])
+        named_by = "KN_SWEEPS_DATA"
     if root is None:
         if source == "local":
             raise ValueError(
@@ -112,10 +120,7 @@ def source_for(model: str) -> SourceName:
 
 
 _OWN = ("facts", "pairs")
-_OF_FACTS = (
-    *("facts", "counterfact", "zsre", "mquake", "known", "relations", "conflict_edit"),
-    "ripple_edits",
-)
+_OF_FACTS = ("facts", "counterfact", "zsre", "mquake", "conflict_edit", "ripple_edits")
 """Data sets, by their modules, that are files of one's own, and whose answers are of any length."""
 
 

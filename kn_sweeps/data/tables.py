@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class TableFile:
     entries: list[Entry]
     cells: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Every name that some row has."""
         return tuple(dict.fromkeys(name for entry in self.entries for name in entry.values))

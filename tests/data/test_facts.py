@@ -164,7 +164,7 @@ def test_a_question_that_is_there_twice_is_used_once_and_conflicts_are_told(tmp_
         "its new answer is its old one": 1,
     }
     (note,) = (note for note in report.notes if "two new answers" in note)
-    assert "(row 1 and row 3)" in note
+    assert "(own.json, row 1 and own.json, row 3)" in note
 
 
 def test_what_is_not_used_is_named(tmp_path: Path) -> None:
