@@ -100,8 +100,12 @@ class Official(ABC):
 def left_out(
     source: str, used: int, reasons: Counter[str], notes: Mapping[str, int] | None = None
 ) -> LeftOut:
-    """A record of what was left out; reasons that did not occur are dropped."""
-    return LeftOut(source, used, {reason: n for reason, n in reasons.items() if n}, notes or {})
+    """A record of what was left out; reasons and notes that did not occur are dropped."""
+
+    def occurred(counts: Mapping[str, int]) -> dict[str, int]:
+        return {what: n for what, n in counts.items() if n}
+
+    return LeftOut(source, used, occurred(reasons), occurred(notes or {}))
 
 
 def check_counts(**counts: int) -> None:

@@ -26,6 +26,7 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _HIDDEN = re.compile(r"(^|/)[._]")
 NATIVE = "requested_rewrite"
 """A field of the layouts that flat ones are made from."""
+NO_ROWS = "what a file says that has no rows"
 TEMPLATES = "templates beside the facts, which are asked as they are written"
 
 
@@ -66,37 +67,52 @@ class Published(Official):
         source = self.resolved()
         if source.root is None:
             return source.fingerprint()
-        paths = [path for paths in self.paths(source.root).values() for path in paths]
+        paths = [path for paths in self.read_from(source).values() for path in paths]
         names = [str(path.relative_to(source.root)) for path in paths]
         text = json.dumps([names, digests(paths)])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def place(self, source: Source) -> Path:
-        """The folder with the files, fetched if they are not here."""
-        if source.root is not None:
-            return source.root
-        assert self.repository is not None
-        return hub_folder(self.repository, source)
-
-    def paths(self, folder: Path) -> dict[str, list[Path]]:
+    def read_from(self, source: Source) -> dict[str, list[Path]]:
         """The files by what they are called; those that are parts of one are together.
+
+        Of a repository of the hub that has files of several data sets, those in whose path this
+        one's name is are read, unless `files` says otherwise.
 
         Raises:
             ValueError: If there is none, or a name is unknown.
         """
-        found: dict[str, list[Path]] = {}
+        if source.root is not None:
+            folder, told = source.root, ""
+        else:
+            assert self.repository is not None
+            folder, told = hub_folder(self.repository, source), _bare(self.folder)
+        found: dict[Path, list[Path]] = {}
         for path in sorted(folder.rglob("*")):
-            name = str(path.relative_to(folder))
-            bare = path.name.removesuffix(".gz")
-            if Path(bare).suffix.lower() in ENDINGS and not _HIDDEN.search(name):
-                stem = _SHARD.sub("", Path(bare).stem)
-                found.setdefault(re.sub(r"[^\w.-]+", "_", stem), []).append(path)
+            place = path.relative_to(folder)
+            bare = Path(path.name.removesuffix(".gz"))
+            if bare.suffix.lower() in ENDINGS and not _HIDDEN.search(str(place)):
+                found.setdefault(place.with_name(_SHARD.sub("", bare.stem)), []).append(path)
         if not found:
             raise ValueError(f"{folder} has no data file; expected {', '.join(ENDINGS)}")
+        stems = Counter(place.name for place in found)
+        named = {
+            place: re.sub(r"[^\w.-]+", "_", place.name if stems[place.name] == 1 else str(place))
+            for place in found
+        }
+        own = [place for place in found if told and told in _bare(str(place))]
         if self.files is None:
-            return found
-        check_names(self.files, list(found), "file")
-        return {name: found[name] for name in self.files}
+            return {named[place]: found[place] for place in own or found}
+        check_names(self.files, list(named.values()), "file")
+        return {
+            name: found[place]
+            for wanted in self.files
+            for place, name in named.items()
+            if name == wanted
+        }
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +136,13 @@ class Benchmark(Published, Limits):
         """Make the cases; every fact can be edited, so `editable` changes nothing."""
         del editable
         source = self.resolved()
-        folder = self.place(source)
         known = Sorted()
         cases: list[Case] = []
         reports: list[LeftOut] = []
         tables: dict[str, TableFile] = {}
-        for name, paths in self.paths(folder).items():
-            if self.files is None and (count := templates(paths[0])) is not None:
-                reports.append(left_out(name, 0, Counter({TEMPLATES: count})))
+        for name, paths in self.read_from(source).items():
+            if self.files is None and (other := no_table(paths[0])):
+                reports.append(left_out(name, 0, other))
                 continue
             tables[name] = joined([read_table(path) for path in paths])
         # Of a fact that is in several files, the layout that says most is used.
@@ -135,10 +150,14 @@ class Benchmark(Published, Limits):
             reader = RecordReader(cells=table.cells)
             read = self.reading(table, reader, seed) or flat(table, reader)
             if read is None:
-                raise ValueError(
+                told = (
                     f"{table.path}: not a layout of dataset={self.folder}: its fields are "
                     f"{', '.join(map(repr, table.columns[:20]))}; expected {self.layouts}"
                 )
+                if self.files is not None or len(tables) == 1:
+                    raise ValueError(told)
+                reports.append(left_out(name, 0, Counter({told: len(table.entries)})))
+                continue
             gathered = Gathered(name, notes=reader.cleaning.notes)
             gathered.read(table, read, strict=False, known=known)
             made, report = gathered.cases(
@@ -148,23 +167,29 @@ class Benchmark(Published, Limits):
             reports.append(report)
         if not cases:
             why = "; ".join(map(str, reports))
-            raise ValueError(f"{folder} has no fact that can be used: {why}")
+            raise ValueError(f"dataset={self.folder} has no fact that can be used: {why}")
         return Loaded(tuple(cases), tuple(reports), source.name)
 
 
-def templates(path: Path) -> int | None:
-    """How many entries a file has that maps names to texts; None for a table."""
+def no_table(path: Path) -> Counter[str]:
+    """What a JSON file is that has one object and no list of rows; nothing for a table.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
     if path.suffix.lower() != ".json":
-        return None
+        return Counter()
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         if not file.read(100).lstrip().startswith("{"):
-            return None
+            return Counter()
     try:
         whole = read_json(path)
     except ValueError:
-        return None
-    texts = isinstance(whole, dict) and all(isinstance(one, str) for one in whole.values())
-    return len(whole) if texts else None
+        return Counter()  # an object a line, perhaps; reading it as a table tells
+    if any(isinstance(one, list) and one for one in whole.values()):
+        return Counter()
+    texts = all(isinstance(one, str) for one in whole.values())
+    return Counter({TEMPLATES if texts else NO_ROWS: len(whole)})
 
 
 def joined(tables: Sequence[TableFile]) -> TableFile:

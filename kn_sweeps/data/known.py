@@ -15,8 +15,6 @@ from kn_sweeps.data.records import Asked, Record, check_changes
 from kn_sweeps.data.tables import Entry, Fault, TableFile
 from kn_sweeps.seeding import shuffler
 
-_NEIGHBOURS = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class Known(Benchmark):
@@ -33,7 +31,7 @@ class Known(Benchmark):
     folder = "known"
     layouts = "`subject`, `attribute` and `prompt`"
 
-    neighbours: int | None = _NEIGHBOURS
+    neighbours: int | None = 4
 
     def reading(self, table: TableFile, reader: RecordReader, seed: int) -> Read | None:
         """The layout with `attribute`."""
@@ -74,7 +72,8 @@ class Known(Benchmark):
             for one in others
             if one["subject"] != values["subject"] and one["attribute"] not in (old, new)
         ]
-        drawn = draw.sample(pool, min(self.neighbours or _NEIGHBOURS, len(pool)))
+        most = len(pool) if self.neighbours is None else min(self.neighbours, len(pool))
+        drawn = draw.sample(pool, most)
         questions = [
             Asked("neighbour", str(one["prompt"]), (str(one["attribute"]),), group=SAME_RELATION)
             for one in drawn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,7 @@ class Relations(FactOptions, Published):
         del editable
         source = self.resolved()
         relations = {
-            name: read_samples(name, paths)
-            for name, paths in self.paths(self.place(source)).items()
+            name: read_samples(name, paths) for name, paths in self.read_from(source).items()
         }
         inverses = {name: f"{name}, read backwards" for name in relations if name in INVERSES}
         library = {
@@ -118,12 +117,12 @@ def read_samples(name: str, paths: Sequence[Path]) -> Relation:
         samples = [entry.values for entry in joined([read_table(one) for one in paths]).entries]
         keys = ("input", "output")
     wrong = [one for one in templates if not isinstance(one, str) or one.count("{}") != 1]
-    if wrong or not templates or not samples:
-        what = f"a template has one {{}}, got {wrong[0]!r}" if wrong else "expected `samples` with "
+    if wrong:
+        raise ValueError(f"{paths[0]}: a template has one {{}}, got {wrong[0]!r}")
+    if not templates or not samples:
         raise ValueError(
-            f"{paths[0]}: {what}"
-            + "`subject` and `object`, and `prompt_templates`; or a list of `input` and `output`"
-            * (not wrong)
+            f"{paths[0]}: expected `prompt_templates` and `samples` with `subject` and `object`; "
+            "or a list of `input` and `output`"
         )
     facts: dict[tuple[str, str], Fact] = {}
     for index, sample in enumerate(samples):
@@ -132,7 +131,7 @@ def read_samples(name: str, paths: Sequence[Path]) -> Relation:
         except (KeyError, TypeError):
             raise ValueError(
                 f"{paths[0]}, sample {index + 1}: expected {keys[0]!r} and {keys[1]!r}, got "
-                f"{shortened(repr(sample))}"
+                + shortened(repr(sample))
             ) from None
         if subject and thing:
             facts.setdefault((subject, thing), Fact(index, subject, thing))
@@ -143,7 +142,7 @@ def read_samples(name: str, paths: Sequence[Path]) -> Relation:
         _patterns(templates),
         tuple(facts.values()),
         repeated=len(samples) - len(facts),
-        notes={note: count for note, count in cleaning.notes.items() if count},
+        notes=cleaning.notes,
     )
 
 
@@ -167,10 +166,8 @@ def _patterns(templates: Sequence[str]) -> tuple[str, ...]:
 def _inverse(relation: Relation, name: str) -> Relation:
     """A relation from objects to subjects."""
     facts = tuple(Fact(one.index, one.object, one.subject) for one in relation.facts)
-    (own,) = (name for name in INVERSES if name == relation.name)
-    return replace(
-        relation, name=name, patterns=_patterns(INVERSES[own]), facts=facts, repeated=0, notes={}
-    )
+    patterns = _patterns(INVERSES[relation.name])
+    return Relation(name, patterns, facts)
 
 
 def _synonyms(relation: Relation) -> dict[str, Synonym]:

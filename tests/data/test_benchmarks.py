@@ -18,6 +18,7 @@ from kn_sweeps.data.counterfact import CounterFact
 from kn_sweeps.data.known import Known
 from kn_sweeps.data.mquake import MQuAKE
 from kn_sweeps.data.ripple_edits import RippleEdits
+from kn_sweeps.data.sources import Source
 from kn_sweeps.data.word_relations import Relations
 from kn_sweeps.data.zsre import ZsRE
 from tests.servers.hub import HubServer
@@ -301,7 +302,7 @@ def test_relations_and_pairs_of_words_are_asked_as_pararel_is(tmp_path: Path) ->
         (ZsRE, [{**MEND, "alt": "Lima"}], "has no fact that can be used: own: 0 used; 1 left out"),
         (ConflictEdit, [{"edits": []}], "not a layout of dataset=conflict_edit"),
         (RippleEdits, [{"edit": {}}], "not a layout of dataset=ripple_edits"),
-        (Relations, {"samples": []}, "expected `samples`"),
+        (Relations, {"samples": []}, "and `samples` with `subject`"),
     ],
 )
 def test_what_is_no_such_file_is_refused(tmp_path: Path, data: Any, rows: Any, told: str) -> None:
@@ -345,6 +346,27 @@ def test_the_hubs_files_are_there_when_the_hub_is_gone(hub: HubServer, tmp_path:
     code, said = command(hub, tmp_path, "launch", *run, "tracker=none", HF_HUB_OFFLINE="1")
     assert code == 0, said
     assert "done:" in said
+
+
+def test_of_a_repository_with_other_data_sets_those_of_this_name_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("ZsRE/test.json", "bio/test.json"):
+        (tmp_path / "a" / place).parent.mkdir(parents=True)
+        (tmp_path / "a" / place).write_text(json.dumps([FLAT]))
+    (tmp_path / "a" / "dataset_infos.json").write_text('{"default": {"features": {}}}')
+    data = ZsRE(root=str(tmp_path / "a"))
+    reports = {one.source: one for one in load(data).left_out}
+    assert {name: one.used for name, one in reports.items()} == {
+        "ZsRE_test": 1,
+        "bio_test": 0,
+        "dataset_infos": 0,
+    }
+    assert reports["bio_test"].reasons == {"listed before": 1}
+    hub = Source("hub", None, "f" * 40)
+    monkeypatch.setattr(ZsRE, "resolved", lambda _: hub)
+    monkeypatch.setattr("kn_sweeps.data.benchmarks.hub_folder", lambda *_: tmp_path / "a")
+    assert [one.source for one in load(ZsRE()).left_out] == ["ZsRE_test"]
 
 
 @pytest.mark.official_data

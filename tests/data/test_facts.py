@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,29 @@ def test_questions_are_limited_by_kind(tmp_path: Path) -> None:
     assert [p.kind for p in case.probes] == ["rephrase"]
     with pytest.raises(ValueError, match="rephrasings must be 0 or more"):
         Facts(path="x", rephrasings=-1)
+
+
+def test_ten_thousand_rows_are_read_in_two_seconds_and_no_case_is_made_beyond_the_limit(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {
+            "case_id": n,
+            "prompt": f"The mother tongue of Person {n} is",
+            "subject": f"Person {n}",
+            "ground_truth": "French",
+            "target_new": "English",
+            "rephrase_prompt": f"Where Person {n} is from, people speak",
+            "locality_prompt": f"Neighbour {n} speaks",
+            "locality_ground_truth": "French",
+        }
+        for n in range(10_000)
+    ]
+    began = time.process_time()
+    cases, report = made(tmp_path, *rows)
+    took = time.process_time() - began
+    assert report.used == len(cases) == 10_000
+    assert took < 2
+    cases, report = made(tmp_path, *rows, limit=100)
+    assert len(cases) == 100
+    assert report.reasons == {"beyond limit": 9_900}
