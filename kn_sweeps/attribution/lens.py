@@ -45,7 +45,8 @@ def log_prob_increase(
     with recorded(lm, layers) as seen, Hooks() as hooks:
         for layer in layers:
             architecture.watch_sum(hooks, layer, partial(sums.__setitem__, layer))
-        lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
+        hidden = lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
+    _check_last(lm, norm, sums[layers[-1]][at], hidden[at])
     scores = torch.zeros(len(prompts), architecture.layers, architecture.d_ff, device=lm.device)
     size = max(1, LOGITS // int(lm.model.config.vocab_size))
     for layer in layers:
@@ -73,6 +74,17 @@ def final_norm(lm: LanguageModel) -> nn.Module:
             "another attribution than log_prob_increase"
         )
     return found[-1]
+
+
+def _check_last(lm: LanguageModel, norm: nn.Module, summed: Tensor, hidden: Tensor) -> None:
+    """Refuse a norm that does not make what the head reads of what the last MLP was added to."""
+    made = at_least_float32(norm(summed))
+    off = (made - at_least_float32(hidden)).norm() / at_least_float32(hidden).norm()
+    if not float(off) <= torch.finfo(lm.model.dtype).eps ** 0.5:
+        raise ValueError(
+            f"{lm.name}: what its head reads is not its last MLP's sum behind "
+            f"{type(norm).__name__} alone; choose another attribution than log_prob_increase"
+        )
 
 
 def _scale(norm: nn.Module, x: Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
 
+from kn_sweeps.attribution import lens
 from kn_sweeps.attribution.lens import log_prob_increase
 from kn_sweeps.cases import Query
 from kn_sweeps.models.language_model import LanguageModel
+from tests.conftest import random_lm
 from tests.reference.lens import increase
 
 PROMPTS = [(Query("The capital of France is "), "Paris"), (Query("Ann sees "), "New Delhi")]
@@ -44,3 +47,12 @@ def test_where_a_norm_stands_between_it_is_refused(
     lm = lm_of(family)
     with pytest.raises(ValueError, match="normed before it reaches the head"):
         log_prob_increase(lm, [lm.encode(*PROMPTS[0])])
+
+
+def test_a_norm_that_is_not_the_heads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = random_lm("llama")
+    other = deepcopy(lens.final_norm(lm))
+    torch.nn.init.uniform_(other.weight, 0.5, 2)
+    monkeypatch.setattr(lens, "final_norm", lambda _: other)
+    with pytest.raises(ValueError, match="not its last MLP's sum behind LlamaRMSNorm alone"):
+        lens.log_prob_increase(lm, [lm.encode(Query("The capital of France is "), "Paris")])
