@@ -27,7 +27,7 @@ def dashboard(address: str) -> None:
         chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        page = chromium.new_context(viewport={"width": 1280, "height": 560}).new_page()
+        page = chromium.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.goto(address)
         page.locator("canvas, svg.marks").nth(3).wait_for()
         page.wait_for_timeout(1000)

@@ -4,7 +4,8 @@
     kn-sweeps dashboard SWEEP ... --port 7861
 
 Run directories are brought to Trackio's store on this machine (TRACKIO_DIR; else in the cache of
-Hugging Face), and what is running is followed until Ctrl-C. --once brings them there and ends.
+Hugging Face), and what is running is followed until Ctrl-C, new sweeps among it unless some are
+named. --once brings them there and ends.
 """
 
 from __future__ import annotations
@@ -15,30 +16,79 @@ import os
 import sys
 import time
 import webbrowser
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.dashboards.following import EVERY_S, Following
-from kn_sweeps.dashboards.place import MISSING
+from kn_sweeps.dashboards.place import MISSING, stay_here
 from kn_sweeps.records.folders import RESULTS, find_folder, find_folders, sweeps_in
 
+if TYPE_CHECKING:
+    from kn_sweeps.dashboards.candidates import Sweep
+
 _PATIENCE_S = 60.0
+_ORDER = "TRACKIO_PLOT_ORDER"
 
 
-def publish(sweeps: Sequence[Following], *, quiet: bool = False) -> bool:
-    """Bring sweeps to the store; whether all is there. Quietly, what is nothing new is not said."""
-    complete = all([one.look() for one in sweeps])
-    counts = [one.counts for one in sweeps]
-    if not quiet or any(one["sent"] for one in counts):
-        sent, known, failed = (
-            sum(one[what] for one in counts) for what in ("sent", "known", "failed")
-        )
-        say(
-            f"{sent} runs sent, {known} were there already"
-            + (f", {failed} did not arrive" if failed else "")
-        )
-    return complete
+class Shown:
+    """The sweeps that are on the page."""
+
+    def __init__(self, names: Sequence[str], project: str | None = None) -> None:
+        """All sweeps of results/, those to come too, where none is named.
+
+        Raises:
+            ValueError: If there are no runs.
+        """
+        from kn_sweeps.dashboards.publisher import Publisher
+
+        self._named, self._project = find_folders(names), project
+        if not names and not sweeps_in(RESULTS):
+            self._named = [find_folder(str(RESULTS))]
+        self._publisher = Publisher(_PATIENCE_S)
+        self._ordered = _ORDER in os.environ
+        self._sweeps: dict[Path, tuple[Sweep, Following]] = {}
+
+    def look(self, *, quiet: bool = False) -> bool:
+        """Bring what is new to the store; whether all is there.
+
+        Args:
+            quiet: Say nothing where nothing was sent.
+        """
+        from kn_sweeps.dashboards.candidates import Sweep
+
+        for folder in self._named or [RESULTS / name for name in sweeps_in(RESULTS)]:
+            if folder not in self._sweeps:
+                sweep = Sweep(folder, project=self._project, where="trackio")
+                self._sweeps[folder] = sweep, Following(sweep, self._publisher, remark)
+        complete = all([following.look() for _, following in self._sweeps.values()])
+        counts = sum((following.counts for _, following in self._sweeps.values()), Counter[str]())
+        if counts["sent"] or not quiet:
+            failed = f", {counts['failed']} did not arrive" if counts["failed"] else ""
+            say(f"{counts['sent']} runs sent, {counts['known']} were there already{failed}")
+            if not self._ordered:
+                os.environ[_ORDER] = ",".join(self._headlines())
+        return complete
+
+    def project(self) -> str | None:
+        """The project of the first run; None without any."""
+        runs = (run for sweep, _ in self._sweeps.values() for run in sweep.candidates()[0])
+        return next((run.place.project for run in runs), None)
+
+    def _headlines(self) -> list[str]:
+        """Headline metrics in the order of the runs' summaries, which tables have too."""
+        from kn_sweeps.metrics.catalogue import headlines
+        from kn_sweeps.records.run_directory import runs_in
+
+        found: dict[str, None] = {}
+        for run in (run for folder in self._sweeps for run in runs_in(folder)):
+            with contextlib.suppress(OSError, ValueError):
+                found |= dict.fromkeys(run.summary()["metrics"])
+        return headlines(found)
 
 
 @command()
@@ -49,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if, with --once, something did not arrive.
 
     Raises:
-        ValueError: If there are no runs, or Trackio is not installed.
+        ValueError: If there are no runs, Trackio is not installed, or the port is taken.
     """
     parser = Parser.of("dashboard", __doc__)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help="results/NAME or NAME")
@@ -60,47 +110,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if find_spec("trackio") is None:
         raise ValueError(MISSING)
-    from kn_sweeps.dashboards.candidates import Sweep
-    from kn_sweeps.dashboards.publisher import Publisher
-    from kn_sweeps.dashboards.worker import QUIETLY
-
-    names = chosen.sweeps or sweeps_in(RESULTS)
-    folders = find_folders(names) if names else [find_folder(str(RESULTS))]
-    sweeps = [
-        Following(
-            Sweep(one, project=chosen.project, where="trackio"), Publisher(_PATIENCE_S), remark
-        )
-        for one in folders
-    ]
-    complete = publish(sweeps)
+    stay_here(os.environ)
+    shown = Shown(chosen.sweeps, chosen.project)
+    complete = shown.look()
     if chosen.once:
         return 0 if complete else 1
-    os.environ.update(QUIETLY)
-    address = _shown(chosen.port)
+    address = _served(chosen.port, shown.project())
     say(f"dashboard: {address} (Ctrl-C ends it)")
     if not chosen.no_browser:
         webbrowser.open(address)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             time.sleep(EVERY_S)
-            publish(sweeps, quiet=True)
+            shown.look(quiet=True)
     return 0
 
 
-def _shown(port: int | None) -> str:
-    """Serve the page on this machine alone; its address."""
+def _served(port: int | None, project: str | None) -> str:
+    """Serve the page on this machine alone; its address, of a project as we have it.
+
+    Raises:
+        ValueError: If the port is taken or not ours to take.
+    """
     import trackio
 
-    from kn_sweeps.metrics.catalogue import described
-
-    first = [one.name for one in described() if one.headline]
-    os.environ.setdefault("TRACKIO_PLOT_ORDER", ",".join(first))
-    # Its own words name an address that anyone could write to.
-    with contextlib.redirect_stdout(io.StringIO()):
-        _, address, *_ = trackio.show(
-            host="127.0.0.1", server_port=port, open_browser=False, block_thread=False, share=False
-        )
-    return str(address)
+    try:
+        # Its own words name an address that anyone could write to.
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, address, *_ = trackio.show(
+                host="127.0.0.1",
+                server_port=port,
+                share=False,
+                open_browser=False,
+                block_thread=False,
+            )
+    except OSError:
+        asked = "no port from 7860 on is free" if port is None else f"port {port} is not free"
+        raise ValueError(f"{asked} on 127.0.0.1; choose another: --port NUMBER") from None
+    view = {"hide_empty_tabs": "true", "smoothing": "0"}
+    return f"{address}?{urlencode({'project': project, **view} if project else view)}"
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from kn_sweeps.dashboards.place import Place, trackio_store
+from kn_sweeps.dashboards.place import Place, dashboard
 from kn_sweeps.dashboards.reading import fingerprint
 from kn_sweeps.dashboards.worker import Worker
 from kn_sweeps.records.files import about_files, held, write_json
@@ -123,8 +122,9 @@ class Publisher:
                 now, known = self._known(run, jobs)
                 if known and not again:
                     return Result(run, "known")
-                place = asdict(run.place)
-                answer = worker.ask(run.directory, run.name, jobs, place)
+                # A kill from here on leaves it unknown, whatever had been sent before.
+                self._remember(run, None)
+                answer = worker.ask(run.directory, run.name, jobs, asdict(run.place))
                 if "address" in answer:
                     self._remember(run, now)
         except (OSError, ValueError) as error:
@@ -138,26 +138,26 @@ class Publisher:
             return Result(run, "failed", answer["error"])
 
     def _known(self, run: Candidate, jobs: Collection[str]) -> tuple[str, bool]:
-        """The fingerprint of what would be sent, and whether just that was."""
+        """The fingerprint of what would be sent, and whether just that was, and is there."""
         place = asdict(run.place)
         now = fingerprint(run.directory, run.name, jobs, place["tags"], place["sample_rows"])
-        return now, _memory(run.directory).get(self._key(run), {}).get("fingerprint") == now
+        sent = _memory(run.directory).get(_key(run), {}).get("fingerprint")
+        known = sent == now and dashboard(run.place.where).holds(run.place, run.directory.name)
+        return now, known
 
-    def _remember(self, run: Candidate, sent: str) -> None:
+    def _remember(self, run: Candidate, sent: str | None) -> None:
+        """What was sent; None while it is."""
         memory = _memory(run.directory)
-        memory[self._key(run)] = {"fingerprint": sent, "at": time.time()}
+        if memory.pop(_key(run), None) is None and sent is None:
+            return
+        if sent is not None:
+            memory[_key(run)] = {"fingerprint": sent, "at": time.time()}
         write_json(run.directory / MEMORY, memory)
 
-    def _key(self, run: Candidate) -> str:
-        server = f"trackio {trackio_store()}" if run.place.where == "trackio" else self._wandb
-        return f"{server} {run.place.key}"
 
-    @cached_property
-    def _wandb(self) -> str:
-        """The address of the W&B server."""
-        from kn_sweeps.dashboards.wandb import server  # takes a second to import
-
-        return server()
+def _key(run: Candidate) -> str:
+    """The place of a run, among all of the world."""
+    return f"{dashboard(run.place.where).server()} {run.place.key}"
 
 
 def _failed(run: Candidate, error: OSError | ValueError) -> Result:

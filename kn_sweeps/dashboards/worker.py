@@ -8,7 +8,6 @@ reads one JSON object a line (`Worker.ask`) and answers each with one line: `{"a
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import select
@@ -24,6 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from kn_sweeps.dashboards.place import NotPublishedError, Place, dashboard, stay_here
+from kn_sweeps.records.files import held
+
 _START_S = 20.0
 """A process that imports its client on a busy machine may take so long to start."""
 _OTHER_RUNS = {
@@ -34,10 +36,8 @@ _OTHER_RUNS = {
     )
 }
 """Variables that are about some other run of whoever started this process."""
-
-
-QUIETLY = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""Trackio would ask the hub who its user is."""
+_LOCK = ".publishing.worker"
+"""Whoever asked may be killed, and let go of the run, while the worker is still at it."""
 
 
 class Worker:
@@ -136,7 +136,8 @@ class Worker:
 
 def _environment() -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in _OTHER_RUNS}
-    return {**own, **QUIETLY}
+    stay_here(own)
+    return own
 
 
 def _line(stream: IO[str], until: float) -> str | None:
@@ -164,14 +165,14 @@ def main() -> None:
 
 
 def _answer(what: Mapping[str, Any]) -> dict[str, Any]:
-    from kn_sweeps.dashboards.place import NotPublishedError, Place
     from kn_sweeps.dashboards.reading import read_published
 
     place = Place(**{**what["place"], "tags": tuple(what["place"]["tags"])})
+    path = Path(what["run"])
     try:
-        run = read_published(Path(what["run"]), what["name"], place.sample_rows, what["jobs"])
-        dashboard = importlib.import_module(f"kn_sweeps.dashboards.{place.where}")
-        return {"address": dashboard.publish(run, place, what["patience_s"])}
+        with held(path / _LOCK, wait=True):
+            run = read_published(path, what["name"], place.sample_rows, what["jobs"])
+            return {"address": dashboard(place.where).publish(run, place, what["patience_s"])}
     except (NotPublishedError, ValueError, OSError) as error:
         return {"error": str(error)}
     except Exception as error:  # one run's surprise is not another's
