@@ -37,7 +37,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     assert done.returncode == 0
     for word in (
         "method: alphaedit, ft, kn, memit, none, random, random_rome, rome",
-        "dataset: agreement, blimp, core_relations",
+        "dataset: agreement, blimp, conflict_edit, core_relations",
         "measurement: cooccurrence, perplexity, tracing",
         "shard",
         "rerun",
