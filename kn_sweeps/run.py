@@ -32,7 +32,7 @@ from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.base import measured
 from kn_sweeps.models.checkpoints import Described, DType
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.loading import Model, device, load_model, set_threads
+from kn_sweeps.models.loading import Model, device, load_model
 from kn_sweeps.possible import refuse_impossible
 from kn_sweeps.progress.interruption import check
 from kn_sweeps.progress.pace import shown
@@ -50,7 +50,7 @@ from kn_sweeps.records.summary import (
     protocol,
     untuned_methods,
 )
-from kn_sweeps.threads import for_model
+from kn_sweeps.threads import compute_with_threads
 
 log = logging.getLogger(__name__)
 
@@ -204,8 +204,7 @@ def _loaded(job: Job, load: Load) -> LanguageModel:
             f"and is {lm.revision}; run the same command again"
         )
     lm.batch_size = settings.batch_size
-    if (threads := for_model(lm.model.num_parameters())) is not None:
-        set_threads(threads)
+    compute_with_threads(lm.model.num_parameters())
     return lm
 
 

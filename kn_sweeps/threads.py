@@ -59,6 +59,14 @@ def for_model(parameters: int, environ: Mapping[str, str] = os.environ) -> int |
     return 1 if parameters <= SMALL else cores(environ)
 
 
+def compute_with_threads(parameters: int) -> None:
+    """Compute with as many threads as `for_model` says from here on."""
+    if (number := for_model(parameters)) is not None:
+        import torch  # slow, and what only counts cores needs none
+
+        torch.set_num_threads(number)
+
+
 def _quotas(cgroup: Path, own: Path) -> Iterator[tuple[int, int]]:
     """Microseconds of all cores in so many microseconds, as cgroups of either version say.
 

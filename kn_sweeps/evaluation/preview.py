@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from kn_sweeps.cases import Case, LMKind, Probe
 from kn_sweeps.config import RunConfig
 from kn_sweeps.models import checkpoints
-from kn_sweeps.models.chat import in_chat
+from kn_sweeps.models.chat import as_asked
 from kn_sweeps.models.tokenization import UnscorableError, encode, encode_open
 
 CASES = 3
@@ -63,13 +63,13 @@ def _lines(
 def _tokens(
     probe: Probe, tokenizer: PreTrainedTokenizerBase, kind: LMKind, settings: RunConfig
 ) -> str:
-    query = in_chat(tokenizer, probe.query) if settings.model.chat else probe.query
+    query, templated = as_asked(tokenizer, probe.query, chat=settings.model.chat)
     start, answer = settings.model.start_token, probe.new or probe.old
     if answer:
-        encoded = encode(tokenizer, kind, query, answer, start)
+        encoded = encode(tokenizer, kind, query, answer, start, templated=templated)
         ids, target = encoded.ids, encoded.target
     else:
-        encoded = encode_open(tokenizer, kind, query, start)
+        encoded = encode_open(tokenizer, kind, query, start, templated=templated)
         ids = encoded.ids if kind == "masked" else encoded.prompt_ids
         target = encoded.target
     marks = [(encoded.subject, "[", "]"), (target, "<", ">")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import kn_sweeps.metrics
+from kn_sweeps.metrics.answers import Scorer
 from kn_sweeps.metrics.base import Metric
 from kn_sweeps.metrics.quantities import Quantity
 
@@ -24,9 +25,14 @@ def described() -> tuple[Quantity, ...]:
 def quantity(name: str) -> Quantity:
     """What a summary's number is; one that no metric describes has its name and no meaning."""
     every = described()
-    # A whole name comes before a pattern: `locality_kl` is no set of neighbours; a long one before
-    # a short one: `symmetry_gated_token` is no scorer of `symmetry`.
-    for one in sorted(every, key=lambda one: ("<" in one.name, -len(one.name))):
+    scored = name.endswith(tuple(f"_{scorer}" for scorer in get_args(Scorer)))
+
+    def order(one: Quantity) -> tuple[bool, bool, int]:
+        """Whole names before patterns, those of a scorer before those of a set, long ones first."""
+        return "<" in one.name, "<scorer>" not in one.name, -len(one.name)
+
+    # `portability_token` is no set of consequences, and `portability_hops` no scorer.
+    for one in sorted((one for one in every if scored or "<scorer>" not in one.name), key=order):
         if (found := one.named(name)) is not None:
             return found
     return Quantity(name=name, meaning="", unit="", counts="")

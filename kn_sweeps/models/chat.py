@@ -30,6 +30,12 @@ def check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
+def as_asked(tokenizer: PreTrainedTokenizerBase, query: Query, *, chat: bool) -> tuple[Query, bool]:
+    """The query as it is read, and whether all special tokens are in it."""
+    asked = in_chat(tokenizer, query) if chat else query
+    return asked, asked is not query
+
+
 def in_chat(tokenizer: PreTrainedTokenizerBase, query: Query) -> Query:
     """The query as the model reads it: in the template, up to where its answer begins.
 

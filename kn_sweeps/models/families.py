@@ -119,6 +119,16 @@ _ROBERTA = Family(
     "roberta.embeddings.word_embeddings",
     "output.LayerNorm",
 )
+_BLOOM = Family(
+    "causal",
+    "transformer",
+    "transformer.h",
+    "mlp.dense_4h_to_h",
+    "self_attention.dense",
+    "transformer.word_embeddings",
+    pre_activation="mlp.dense_h_to_4h",
+    layers="n_layer",
+)
 _NORMED = replace(_LLAMA, output_norm="post_feedforward_layernorm")
 
 FAMILIES: dict[str, Family] = {
@@ -230,26 +240,8 @@ FAMILIES: dict[str, Family] = {
         pre_activation="fc1",
         rewritten="",
     ),
-    "bloom": Family(
-        "causal",
-        "transformer",
-        "transformer.h",
-        "mlp.dense_4h_to_h",
-        "self_attention.dense",
-        "transformer.word_embeddings",
-        pre_activation="mlp.dense_h_to_4h",
-        layers="n_layer",
-    ),
-    "falcon": Family(
-        "causal",
-        "transformer",
-        "transformer.h",
-        "mlp.dense_4h_to_h",
-        "self_attention.dense",
-        "transformer.word_embeddings",
-        pre_activation="mlp.dense_h_to_4h",
-        rewritten="mlp",
-    ),
+    "bloom": _BLOOM,
+    "falcon": replace(_BLOOM, rewritten="mlp", layers=Family.layers),
 }
 
 _EXPERTS = (

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
-from kn_sweeps.models.chat import check_template, in_chat
+from kn_sweeps.models.chat import as_asked, check_template
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.probing import architectures_of, settle
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
@@ -206,15 +206,15 @@ class LanguageModel(Shown):
 
     def encode(self, query: Query, target: str) -> Encoded:
         """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        asked, templated = self._as_asked(query)
         tokenizer, start = self.tokenizer, self.start_token
+        asked, templated = as_asked(tokenizer, query, chat=self.chat)
         encoded = encode(tokenizer, self.kind, asked, target, start, templated=templated)
         return self._short_enough(query, encoded)
 
     def encode_open(self, query: Query) -> Encoded:
         """Tokenise a query without an answer; see `tokenization.encode_open`."""
-        asked, templated = self._as_asked(query)
         tokenizer, start = self.tokenizer, self.start_token
+        asked, templated = as_asked(tokenizer, query, chat=self.chat)
         return self._short_enough(
             query, encode_open(tokenizer, self.kind, asked, start, templated=templated)
         )
@@ -229,13 +229,6 @@ class LanguageModel(Shown):
             raise UnscorableError("no token ends an answer", f"of {self.name}")
         start, stop = encoded.target
         return Encoded((*encoded.ids, self.ends[0]), (start, stop + 1), encoded.subject)
-
-    def _as_asked(self, query: Query) -> tuple[Query, bool]:
-        """The query as it is read, and whether all special tokens are in it."""
-        if not self.chat:
-            return query, False
-        asked = in_chat(self.tokenizer, query)
-        return asked, asked is not query
 
     def _short_enough(self, query: Query, encoded: Encoded) -> Encoded:
         limit = self.architecture.max_tokens

@@ -147,13 +147,6 @@ def load_model(model: Model, device: torch.device, dtype: DType) -> LanguageMode
     return model.load(device, dtype)
 
 
-def set_threads(number: int) -> None:
-    """Compute with so many threads from here on."""
-    import torch
-
-    torch.set_num_threads(number)
-
-
 def device(name: str) -> torch.device:
     """The device of a config.
 

@@ -125,3 +125,10 @@ def test_the_page_has_every_number_as_its_class_describes_it() -> None:
 def test_every_config_has_the_shared_interval() -> None:
     for path in (PAGE.parents[1] / "conf" / "metric").glob("*.yaml"):
         assert OmegaConf.to_container(OmegaConf.load(path))["bootstrap"] == "${bootstrap}"
+
+
+def test_what_ends_with_a_scorer_is_by_it_and_what_does_not_is_a_set() -> None:
+    assert "scorer=token" in quantity("portability_token").meaning
+    assert "consequences 4_hops" in quantity("portability_4_hops").meaning
+    assert "scorer=" not in quantity("portability_4_hops").meaning
+    assert "scorer=token" in quantity("portability_4_hops_token").meaning

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
+import torch
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.asking import Question, ask
@@ -49,7 +50,10 @@ def test_the_prompt_is_the_conversation_and_the_subject_is_found_inside(
     assert list(plain.prompt_ids) != list(expected)
     chatting.chat = True
     (reply,) = ask(chatting, [Question(QUERY, "Paris", "Rome")])
-    assert reply.old.log_prob < 0
+    with torch.no_grad():
+        logits = chatting.model(torch.tensor([list(expected)])).logits[0, -1]
+    gold = chatting.encode(QUERY, "Paris").target_ids[0]
+    assert reply.old.log_probs[0] == pytest.approx(float(logits.log_softmax(-1)[gold]), abs=1e-6)
 
 
 def test_what_cannot_chat_is_refused(lm_of) -> None:  # noqa: ANN001
