@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from omegaconf import OmegaConf
 
-from kn_sweeps.data.sources import answer_tokens_for, limit_for, source_for
+from kn_sweeps.data.base import answer_tokens_for, limit_for
+from kn_sweeps.data.sources import source_for
 from kn_sweeps.models.pretrained import label_of, layers_of
 from kn_sweeps.records.folders import sweep_folder
 

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, Self, runtime_checkable
+from importlib import import_module
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.data.sources import Source, SourceName, resolve_source
@@ -27,9 +28,17 @@ class Loaded:
     source: SourceName
 
 
+USUAL_LIMIT, USUAL_ANSWER_TOKENS = 5, None
+
+
 @runtime_checkable
 class Dataset(Protocol):
-    """A source of cases. A frozen dataclass whose fields are its options."""
+    """A source of cases. A frozen dataclass whose fields are its options.
+
+    Its class may have `usual_limit`, how many cases of a source are run unless a limit is said
+    (None for all), and `usual_answer_tokens`, how far a model answers freely unless that is said
+    (None for not at all).
+    """
 
     def pinned(self) -> Self:
         """The same data, named so that they cannot become others while a run waits.
@@ -95,6 +104,26 @@ class Official(ABC):
     def fingerprint(self) -> str:
         """Hash of the files, or of their commit."""
         return self.resolved().fingerprint()
+
+
+def limit_for(dataset: str) -> int | None:
+    """How many cases of a source are run unless it is said, by a data set's `_target_`."""
+    return _usual(dataset, "usual_limit", USUAL_LIMIT)
+
+
+def answer_tokens_for(dataset: str) -> int | None:
+    """How far a model answers freely unless it is said, by a data set's `_target_`."""
+    return _usual(dataset, "usual_answer_tokens", USUAL_ANSWER_TOKENS)
+
+
+def _usual(dataset: str, name: str, otherwise: int | None) -> int | None:
+    module, _, cls = dataset.rpartition(".")
+    try:
+        found: Any = getattr(import_module(module), cls)
+    except (ImportError, AttributeError, ValueError):
+        return otherwise  # what cannot be imported is told when it is built
+    value: int | None = getattr(found, name, otherwise)
+    return value
 
 
 def left_out(

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from kn_sweeps.cases import LMKind
 from kn_sweeps.data.base import Loaded
@@ -26,6 +26,8 @@ class OwnFile:
     Attributes:
         path: The file.
     """
+
+    usual_limit: ClassVar[int | None] = None
 
     path: str
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kn_sweeps.cases import Case, LeftOut, LMKind
 from kn_sweeps.data.base import check_counts, left_out
@@ -28,6 +29,9 @@ class Limits:
         reversals: Reversed questions, and as many about synonyms.
         continuations: Texts that the model continues.
     """
+
+    usual_answer_tokens: ClassVar[int | None] = 24
+    """Papers that edit such facts compare answers."""
 
     rephrasings: int | None = None
     neighbours: int | None = None

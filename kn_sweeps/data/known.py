@@ -30,6 +30,7 @@ class Known(Benchmark):
 
     folder = "known"
     layouts = "`subject`, `attribute` and `prompt`"
+    usual_answer_tokens = None
 
     neighbours: int | None = 4
 

@@ -119,29 +119,6 @@ def source_for(model: str) -> SourceName:
     return "bundled" if model.endswith(".Bundled") else "hub"
 
 
-_OWN = ("facts", "pairs")
-_OF_FACTS = ("facts", "counterfact", "zsre", "mquake", "conflict_edit", "ripple_edits")
-"""Data sets, by their modules, that are files of one's own, and whose answers are of any length."""
-
-
-def limit_for(dataset: str) -> int | None:
-    """How many cases of a source are run unless a limit is said: of one's own files, all.
-
-    Args:
-        dataset: The `_target_` of the data set's config.
-    """
-    return None if dataset.split(".")[-2] in _OWN else 5
-
-
-def answer_tokens_for(dataset: str) -> int | None:
-    """How far a model answers freely unless it is said: where papers compare answers, 24 tokens.
-
-    Args:
-        dataset: The `_target_` of the data set's config.
-    """
-    return 24 if dataset.split(".")[-2] in _OF_FACTS else None
-
-
 def without_hub(error: ValueError) -> ValueError:
     """Why official data cannot be read from where it is published, and what to do instead."""
     return type(error)(
