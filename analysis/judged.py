@@ -26,6 +26,7 @@ from kn_sweeps.mistakes import shortened
 from kn_sweeps.records.files import user_path, write_atomically
 from kn_sweeps.records.folders import find_folders, listed
 from kn_sweeps.records.run_directory import RunDirectory, runs_below
+from kn_sweeps.records.summary import protocol
 
 COLUMNS = ("id", *Answered._fields, "verdict")
 YES, NO = ("yes", "true", "1", "correct", "right"), ("no", "false", "0", "incorrect", "wrong")
@@ -122,7 +123,8 @@ def take(run: RunDirectory, verdicts: dict[str, float]) -> tuple[int, int]:
             [replace(one, beside=("judged",)) for one in _metrics(run)], run.results()
         )
         of_judges = {name: one for name, one in judged.items() if name.endswith("_judged")}
-        run.finish({**summary, "metrics": summary["metrics"] | of_judges})
+        said = protocol(run.config(), summary["intent"], judged=bool(own))
+        run.finish({**summary, "metrics": summary["metrics"] | of_judges, "protocol": said})
     return len(own), len(every)
 
 

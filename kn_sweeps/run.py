@@ -247,7 +247,8 @@ def _rescored(job: Job) -> Outcome:
         by = dict.fromkeys(metrics, job.by["code"])
         summary["scored_by"] = summary.get("scored_by", {}) | by
         before["metric"] = {**before.get("metric", {}), **config["metric"]}
-        summary["protocol"] = protocol(before, settings.method.intent)
+        judged = bool(directory.verdicts())
+        summary["protocol"] = protocol(before, settings.method.intent, judged=judged)
     if before != there:
         directory.write_config(before)
     if new:

@@ -38,19 +38,21 @@ def identity(run_id: str, settings: RunConfig, config: Mapping[str, Any]) -> dic
     }
 
 
-def protocol(config: Mapping[str, Any], intent: Intent) -> str:
+def protocol(config: Mapping[str, Any], intent: Intent, *, judged: bool = False) -> str:
     """How numbers came about, in a line: what decides whether they compare with others.
 
     Args:
         config: The run's, with all metrics that were computed.
         intent: Its method's.
+        judged: Whether verdicts on its answers were read back.
     """
     scorers = {name: one["scorer"] for name, one in config["metric"].items() if "scorer" in one}
     alike = len(set(scorers.values())) == 1
     scored = (
         next(iter(scorers.values())) if alike else ", ".join(f"{k} {v}" for k, v in scorers.items())
     )
-    beside = ", ".join(config.get("beside", ())) if config.get("max_answer_tokens") else ""
+    others = [*config.get("beside", ())] if config.get("max_answer_tokens") else []
+    beside = ", ".join(dict.fromkeys([*others, *(["judged"] if judged else [])]))
     size = config.get("edits_per_batch")
     asked = {
         "single": "right after its own edit, alone in effect",

@@ -55,6 +55,7 @@ def test_verdicts_are_a_scorer(sweep: Path, tmp_path: Path, ending: str) -> None
         assert metrics["reliability_judged"]["value"] == sum(right) / len(right)
         assert metrics["reliability_judged"]["n"] == len(edits)
         assert metrics["generality_judged"]["n"] == metrics["generality"]["n"]
+        assert "beside it generated, contains, judged;" in run.summary()["protocol"]
         assert run.whole(thorough=True)
 
 
