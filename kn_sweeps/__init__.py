@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kn_sweeps.interventions import applied
     from kn_sweeps.methods.alphaedit import AlphaEdit
     from kn_sweeps.methods.ft import FineTuning
+    from kn_sweeps.methods.ike import InContextEditing
     from kn_sweeps.methods.kn import KnowledgeNeurons
     from kn_sweeps.methods.memit import Memit
     from kn_sweeps.methods.none import NoEdit
@@ -45,6 +46,7 @@ _FROM = {
     "LanguageModel": "models.language_model",
     "AlphaEdit": "methods.alphaedit",
     "FineTuning": "methods.ft",
+    "InContextEditing": "methods.ike",
     "KnowledgeNeurons": "methods.kn",
     "Memit": "methods.memit",
     "NoEdit": "methods.none",
@@ -59,6 +61,7 @@ __all__ = [
     "Case",
     "Evaluation",
     "FineTuning",
+    "InContextEditing",
     "KnowledgeNeurons",
     "LanguageModel",
     "Memit",

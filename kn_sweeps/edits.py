@@ -98,8 +98,28 @@ class Dense(_Shown):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
+class InContext(_Shown):
+    """Put a text before everything that is asked; no weight changes.
+
+    Of several at once, every `before` stands first, then every `text`, then every `behind`, in
+    their order; a `before` or `behind` that some share stands there once. See `apart`.
+
+    Attributes:
+        text: What the model is told, with the blank or line break that ends it.
+        before: What stands before all that is told, such as demonstrations.
+        behind: What stands between all that is told and the question.
+    """
+
+    text: str
+    before: str = ""
+    behind: str = ""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Joint(_Shown):
     """Several edits at once: what is added is summed, and neurons are scaled before all of it.
+
+    Texts stand one behind the other; see `InContext`.
 
     Attributes:
         parts: In any order.
@@ -108,10 +128,10 @@ class Joint(_Shown):
     parts: tuple[Edit, ...]
 
 
-Edit = NeuronScale | RankOne | LowRank | Dense | Joint
+Edit = NeuronScale | RankOne | LowRank | Dense | InContext | Joint
 
 
-def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense]:
+def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense | InContext]:
     """What a joint edit is made of; any other edit is its own part."""
     if isinstance(edit, Joint):
         for part in edit.parts:
@@ -120,9 +140,30 @@ def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense]:
         yield edit
 
 
-def changes(edit: Edit) -> list[tuple[int, str, str]]:
-    """What an edit changes: the layer, how, and the Frobenius norm of what is added to W."""
-    found: list[tuple[int, str, str]] = []
+def apart(edit: Edit | None) -> tuple[str, Edit | None]:
+    """What an edit puts before everything that is asked, and what it does to the model.
+
+    The second is None where that is nothing, and the edit itself where it has no text.
+    """
+    if edit is None:
+        return "", None
+    every = list(parts(edit))
+    told = [part for part in every if isinstance(part, InContext)]
+    if not told:
+        return "", edit
+    before = dict.fromkeys(one.before for one in told)
+    behind = dict.fromkeys(one.behind for one in told)
+    rest = joined(part for part in every if not isinstance(part, InContext))
+    text = "".join((*before, *(one.text for one in told), *behind))
+    return text, None if is_identity(rest) else rest
+
+
+def changes(edit: Edit) -> list[tuple[int | str, str, str]]:
+    """What an edit changes: the layer, how, and the Frobenius norm of what is added to W.
+
+    A text in context has no layer.
+    """
+    found: list[tuple[int | str, str, str]] = []
     for part in parts(edit):
         match part:
             case NeuronScale(neurons, factor, where):
@@ -138,6 +179,8 @@ def changes(edit: Edit) -> list[tuple[int, str, str]]:
                 found.append((layer, f"rank {len(u)}", f"{float(square.sqrt()):.3g}"))
             case Dense(layer, change):
                 found.append((layer, "every weight", f"{float(change.norm()):.3g}"))
+            case InContext(text):
+                found.append(("", f"told {text.strip()!r}", ""))
             case Joint():  # has been taken apart
                 pass
     return found
@@ -170,10 +213,13 @@ def joined(edits: Iterable[Edit]) -> Edit:
 
 def is_identity(edit: Edit) -> bool:
     """Whether an edit is one that plainly changes nothing."""
-    return all(
-        isinstance(part, NeuronScale) and (not part.neurons or part.factor == 1)
-        for part in parts(edit)
-    )
+
+    def nothing(part: Edit) -> bool:
+        if isinstance(part, InContext):
+            return not part.before + part.text + part.behind
+        return isinstance(part, NeuronScale) and (not part.neurons or part.factor == 1)
+
+    return all(map(nothing, parts(edit)))
 
 
 def save_edits(path: Path, edits: Mapping[str, Edit]) -> None:

@@ -1,7 +1,7 @@
 """Watch and change what a model computes, and leave no trace.
 
-Every change is a hook, so weights are never touched and leaving the context restores the model
-bit for bit, whatever is raised inside.
+Every change is a hook, or a text before what is asked, so weights are never touched and leaving the
+block restores the model bit for bit, whatever is raised inside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kn_sweeps.edits import Dense, Edit, LowRank, NeuronScale, RankOne, Where, parts
+from kn_sweeps.edits import (
+    Dense,
+    Edit,
+    InContext,
+    LowRank,
+    NeuronScale,
+    RankOne,
+    Where,
+    apart,
+    parts,
+)
 from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, where_read
 from kn_sweeps.plans import Plan
@@ -91,6 +101,9 @@ def recorded(
 def applied(lm: LanguageModel, edit: Edit | Plan) -> Iterator[None]:
     """Put `edit`, or all edits of a plan at once, into effect inside the block.
 
+    A text in context stands before what the model encodes inside the block, behind those of blocks
+    around it (`LanguageModel.encode`); not before token ids that were made elsewhere.
+
     Raises:
         ValueError: If the edit names a layer or neuron the model does not have, its vectors do
             not fit, or the plan has no edit for one of its cases.
@@ -98,8 +111,14 @@ def applied(lm: LanguageModel, edit: Edit | Plan) -> Iterator[None]:
     one = edit.joint() if isinstance(edit, Plan) else edit
     if not isinstance(one, Edit):
         raise ValueError(f"expected an edit, or the plan of a method; got {one!r}")
-    with _changed(lm, [(slice(None), one)]):
-        yield
+    text, rest = apart(one)
+    outer = lm.context
+    with _changed(lm, [] if rest is None else [(slice(None), rest)]):
+        lm.context = outer + text
+        try:
+            yield
+        finally:
+            lm.context = outer
 
 
 @contextmanager
@@ -111,7 +130,8 @@ def applied_rowwise(lm: LanguageModel, edits: Sequence[Edit | None]) -> Iterator
         edits: That of each row of a batch; None leaves the row as it is.
 
     Raises:
-        ValueError: As `applied`.
+        ValueError: As `applied`, or if one has a text in context: rows are tokens by now, what
+            asks has put it before them.
     """
     rows: dict[Edit, list[int]] = defaultdict(list)
     for row, edit in enumerate(edits):
@@ -131,6 +151,11 @@ def _changed(lm: LanguageModel, edits: Sequence[tuple[RowIndex, Edit]]) -> Itera
             if isinstance(part, NeuronScale):
                 for layer, factors in _factors(lm, part).items():
                     scales[layer].append((rows, factors, part.where))
+            elif isinstance(part, InContext):
+                raise ValueError(
+                    "a text in context is put before what is asked and cannot be given to rows of "
+                    "tokens; ask with questions that carry the edit, or inside `applied`"
+                )
             else:
                 adds[part.layer].append((rows, _added(lm, part)))
 
@@ -185,18 +210,24 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
         ValueError: As `applied`, or if the edit is no change of weights.
     """
     every = list(parts(edit))
+    weights = [part for part in every if not isinstance(part, InContext)]
+    if len(weights) < len(every):
+        raise ValueError(
+            "an edit in context changes no weights, only what is asked, and cannot be written into "
+            "a checkpoint; put its text before your prompts"
+        )
     if any(isinstance(part, NeuronScale) and part.where == "read" for part in every):
         raise ValueError(
             "neurons that are scaled only where an answer is read are no change of weights and "
             "cannot be written into a checkpoint; use where=everywhere"
         )
     lm.revision = ""
-    for part in every:
+    for part in weights:
         if not isinstance(part, NeuronScale):
             values = lm.architecture.values(part.layer)
             values += _change(lm, part).to(values.dtype)
     # Neurons are scaled before anything is added to what they write.
-    for part in every:
+    for part in weights:
         if isinstance(part, NeuronScale):
             for layer, factors in _factors(lm, part).items():
                 values = lm.architecture.values(layer)

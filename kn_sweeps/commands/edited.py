@@ -43,7 +43,8 @@ def check_case(run: Path, case: str) -> RunDirectory:
     directory = RunDirectory(run)
     if not directory.done():
         raise ValueError(f"{run} is not the folder of a finished run")
-    rows = directory.rows(["case", "kind", "failure"])
+    rows = directory.rows(["case", "kind", "failure", "after"])
+    rows = rows[rows["after"] == "edit"]
     cases = list(dict.fromkeys(rows["case"]))
     if case not in cases:
         near = get_close_matches(case, cases, n=3) or cases[:3]

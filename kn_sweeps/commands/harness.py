@@ -55,8 +55,14 @@ def compared(
     if found.lm.kind == "masked":
         raise ValueError(f"{found.lm.name} is a masked LM: the harness asks causal ones")
 
+    from kn_sweeps.edits import apart
     from kn_sweeps.interventions import applied
 
+    if apart(found.edit)[0]:
+        raise ValueError(
+            f"what is in effect for case {case} is a text in context; the harness writes questions "
+            "of its own, which it would not stand before"
+        )
     harness = _Harness(found.lm, names, files, found.settings.batch_size)
     before = harness.run(limit, fewshot)
     with applied(found.lm, found.edit):

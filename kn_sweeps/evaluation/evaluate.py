@@ -10,13 +10,14 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from kn_sweeps.cases import Case, Intent, Probe
-from kn_sweeps.edits import Edit, is_identity
+from kn_sweeps.cases import Case, Intent, Probe, Query
+from kn_sweeps.edits import Edit, apart, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.generating import Prompt, Writing, write
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.reading import Changed, Reply, TargetScore
+from kn_sweeps.models.tokenization import UnscorableError
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counting
 from kn_sweeps.row import Row
@@ -122,8 +123,8 @@ def evaluate(
         freely: How far the model answers in its own words.
 
     Returns:
-        One row a probe, in the order of the cases. A case whose edit failed has one row of kind
-        `failed`.
+        One row a probe, in the order of the cases. A case whose edit failed, or that has a probe
+        which the model cannot read behind the edit's text, has one row of kind `failed`.
     """
     # What plainly changes nothing is not asked again: no edit, no change, not even of rounding.
     edits = {name: None if is_identity(edit) else edit for name, edit in plan.edits.items()}
@@ -135,6 +136,8 @@ def evaluate(
         for case in cases
         if case.id not in plan.failed
     }
+    failed = {**plan.failed, **_unreadable(lm, asked)}
+    asked = {case: some for case, some in asked.items() if case not in failed}
     probes = [one for some in asked.values() for one in some]
     with counting("round of questions", 2) as tell:
         before = _ask(lm, [_before(one) for one in probes])
@@ -159,15 +162,35 @@ def evaluate(
             "step": step,
             "probe": 0,
             "kind": "failed",
-            "failure": plan.failed.get(case.id, ""),
+            "failure": failed.get(case.id, ""),
         }
-        if case.id in plan.failed:
+        if case.id in failed:
             rows.append(about)
             continue
         for n, one in enumerate(asked[case.id]):
             row: Row = {**about, "probe": n, "kind": one.probe.kind}
             rows.append(_scored(row, one.probe, answers.of(_before(one)), answers.of(one)))
     return rows
+
+
+def _unreadable(lm: LanguageModel, asked: Mapping[str, Sequence[_Asked]]) -> dict[str, str]:
+    """By case, why one of its probes cannot be read behind its edit's text."""
+    found: dict[str, str] = {}
+    for case, some in asked.items():
+        for probe, _, edit in some:
+            text, _ = apart(edit)
+            try:
+                if text and probe.kind == "continuation":
+                    lm.encode_open(probe.query, text)
+                elif text:
+                    query = Query("") if probe.kind == "sentence" else probe.query
+                    for target in dict.fromkeys((probe.old, probe.new, probe.rival)):
+                        if target:
+                            lm.encode(query, target, text)
+            except UnscorableError as error:
+                found[case] = f"behind the text of its edit: {error}"
+                break
+    return found
 
 
 def _before(asked: _Asked) -> _Asked:
@@ -256,7 +279,12 @@ def _scored(row: Row, probe: Probe, pre: _Said, post: _Said) -> Row:
 
 
 def _share_kept(pre: TargetScore, post: TargetScore) -> float:
-    """Share of a target's tokens whose argmax is the same before and after."""
+    """Share of a target's tokens whose argmax is the same before and after.
+
+    NaN where a text before them makes them other tokens, as it may of a text's first word.
+    """
+    if pre.ids != post.ids:
+        return float("nan")
     return sum(a == b for a, b in zip(pre.best, post.best, strict=True)) / len(pre.best)
 
 

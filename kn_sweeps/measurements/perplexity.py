@@ -10,7 +10,7 @@ from functools import partial
 
 from kn_sweeps.cases import Case, Query
 from kn_sweeps.data.texts import fetch_texts, texts_of
-from kn_sweeps.edits import Edit, is_identity
+from kn_sweeps.edits import Edit, apart, is_identity
 from kn_sweeps.interventions import applied_rowwise
 from kn_sweeps.measurements.base import Finding, Measure
 from kn_sweeps.models.asking import Sentence, score_sentences
@@ -34,7 +34,8 @@ class Perplexity:
 
     A record a case: `edit`, the id of its edit; `before` and `after`, exp of the mean negative
     log-probability of all tokens of all texts (of a masked LM, each masked alone: pseudo-
-    perplexity); `tokens`, how many they are. What is in effect is what is when the case is scored.
+    perplexity); `tokens`, how many they are. What is in effect is what is when the case is scored;
+    a text in context stands before every text, and an edit whose texts are too long has no record.
 
     Attributes:
         texts: `bundled`; a text file, or a folder of `.txt` files, with one text a line; or a hub
@@ -68,10 +69,13 @@ class Perplexity:
         ((before, tokens),) = _perplexities(lm, texts, [None])
         log.info("perplexity of %s: %.4g, %d tokens", self.texts, before, tokens)
 
-        def measure(cases: Sequence[Case], plan: Plan, _rows: Sequence[Row]) -> list[Finding]:
-            effects = {
-                case: plan.effect_on(case.id) for case in cases if case.id not in plan.failed
-            }
+        def measure(cases: Sequence[Case], plan: Plan, rows: Sequence[Row]) -> list[Finding]:
+            failed = {row["case"] for row in rows if row["kind"] == "failed"}
+            effects = {case: plan.effect_on(case.id) for case in cases if case.id not in failed}
+            unread = [one for one in dict.fromkeys(effects.values()) if not _fit(lm, texts, one)]
+            if unread:
+                log.warning("perplexity: no text can be read behind %d edits' own", len(unread))
+            effects = {case: effect for case, effect in effects.items() if effect not in unread}
             changing = [one for one in dict.fromkeys(effects.values()) if not is_identity(one)]
             found = _perplexities(lm, texts, changing)
             after = {one: value for one, (value, _) in zip(changing, found, strict=True)}
@@ -106,6 +110,17 @@ class Perplexity:
         if not found:
             raise ValueError(f"perplexity: {lm.name} can read none of the texts {self.texts!r}")
         return found
+
+
+def _fit(lm: LanguageModel, texts: Sequence[str], edit: Edit) -> bool:
+    """Whether all texts can be read behind that of an edit, where it has one."""
+    before, _ = apart(edit)
+    try:
+        for text in texts if before else ():
+            lm.encode(Query(""), text, before)
+    except UnscorableError:
+        return False
+    return True
 
 
 def _cut(lm: LanguageModel, text: str, tokens: int) -> str:

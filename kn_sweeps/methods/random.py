@@ -10,7 +10,7 @@ import torch
 from typing_extensions import override
 
 from kn_sweeps.cases import Case, Intent
-from kn_sweeps.edits import Dense, Edit, Joint, LowRank, Neuron, NeuronScale, RankOne
+from kn_sweeps.edits import Dense, Edit, InContext, Joint, LowRank, Neuron, NeuronScale, RankOne
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -79,6 +79,8 @@ def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:
             # Shuffled: every norm is the same, the largest change among them.
             order = torch.randperm(change.numel(), generator=draw)
             return Dense(layer, change.flatten()[order].reshape(change.shape))
+        case InContext():
+            raise ValueError("a text in context has no random counterpart; compare it with none")
         case Joint(parts):
             return Joint(tuple(_moved(lm, part, draw) for part in parts))
 

@@ -1,7 +1,7 @@
 """Ask a language model: score targets and read greedy answers.
 
 Questions may be asked of differently edited models in one batch: each carries its edit, and
-`changed` puts those of a batch's rows into effect.
+`changed` puts those of a batch's rows into effect. An edit in context is part of what is asked.
 
 How a model is asked depends on its kind: `causal_asking`, `masked_asking`.
 """
@@ -26,6 +26,7 @@ from kn_sweeps.models.reading import (
     TargetScore,
     read,
     score,
+    texts_apart,
     unchanged,
 )
 
@@ -69,10 +70,11 @@ def ask(
     Raises:
         UnscorableError: If a question cannot be tokenised.
     """
-    asked = [
-        Asked(n, tuple(lm.encode(q.query, target) for target in q.targets), q.edit)
-        for n, q in enumerate(questions)
-    ]
+    texts = texts_apart(q.edit for q in questions)
+    asked = []
+    for n, q in enumerate(questions):
+        text, edit = texts[q.edit]
+        asked.append(Asked(n, tuple(lm.encode(q.query, t, text) for t in q.targets), edit))
     replies = dict(
         (ask_causal if lm.kind == "causal" else ask_masked)(lm, asked, changed or unchanged)
     )
@@ -84,13 +86,15 @@ def score_sentences(
     lm: LanguageModel, sentences: Sequence[Sentence], changed: Changed | None = None
 ) -> list[TargetScore]:
     """Score whole sentences; see `LanguageModel.sentence_rows`."""
-    encoded = [lm.encode(Query(""), sentence.text) for sentence in sentences]
+    texts = texts_apart(sentence.edit for sentence in sentences)
+    edits = [texts[sentence.edit][1] for sentence in sentences]
+    encoded = [lm.encode(Query(""), one.text, texts[one.edit][0]) for one in sentences]
     rows = [lm.sentence_rows(one) for one in encoded]
     readings = read(
         lm,
         (
-            _slot(row, position, sentence.edit, token)
-            for sentence, group in zip(sentences, rows, strict=True)
+            _slot(row, position, edit, token)
+            for edit, group in zip(edits, rows, strict=True)
             for row in group
             for position, token in zip(row.positions, row.tokens, strict=True)
         ),
@@ -100,12 +104,12 @@ def score_sentences(
         score(
             one.target_ids,
             [
-                readings[_slot(row, position, sentence.edit, token)]
+                readings[_slot(row, position, edit, token)]
                 for row in group
                 for position, token in zip(row.positions, row.tokens, strict=True)
             ],
         )
-        for sentence, one, group in zip(sentences, encoded, rows, strict=True)
+        for edit, one, group in zip(edits, encoded, rows, strict=True)
     ]
 
 

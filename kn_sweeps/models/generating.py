@@ -20,7 +20,7 @@ from kn_sweeps.cases import Query
 from kn_sweeps.edits import Edit
 from kn_sweeps.models.causal_asking import Trunks, read_behind
 from kn_sweeps.models.language_model import Ids, LanguageModel
-from kn_sweeps.models.reading import Changed, batches, unchanged
+from kn_sweeps.models.reading import Changed, batches, texts_apart, unchanged
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.seeding import generator
 
@@ -103,7 +103,9 @@ def write(
     """
     if lm.kind != "causal":
         raise ValueError(f"{lm.name} is a masked LM: it fills slots and writes no free answers")
-    rows = [(lm.encode_open(one.query).prompt_ids, one.edit) for one in prompts]
+    apart = texts_apart(one.edit for one in prompts)
+    asked = [(one.query, *apart[one.edit]) for one in prompts]
+    rows = [(lm.encode_open(query, text).prompt_ids, edit) for query, text, edit in asked]
     texts: dict[tuple[Ids, Edit | None], str] = {}
     size = lm.batch_size
     for batch in counted(list(batches(dict.fromkeys(rows), size)), "batch of free answers"):

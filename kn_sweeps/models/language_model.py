@@ -89,6 +89,7 @@ class LanguageModel(Shown):
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
         architecture: Handles on its parts.
         can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
+        context: What stands before every prompt, for an edit in context; `applied` sets it.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class LanguageModel(Shown):
         self.architecture: Architecture = ways[0][1]
         self.kind = self.architecture.kind
         self.can_be_stepped = False
+        self.context = ""
         rows = int(self.model.get_input_embeddings().weight.shape[0])
         largest = max(tokenizer.get_vocab().values())
         if largest >= rows:
@@ -200,24 +202,38 @@ class LanguageModel(Shown):
 
     @property
     def is_edited(self) -> bool:
-        """Whether hooks change what its MLPs put out."""
+        """Whether hooks change what its MLPs put out, or a text stands before prompts."""
         projections = map(self.architecture.mlp_output, range(self.architecture.layers))
-        return any(m._forward_hooks or m._forward_pre_hooks for m in projections)
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in projections)
+        return hooked or bool(self.context)
 
-    def encode(self, query: Query, target: str) -> Encoded:
-        """Tokenise a query with a target in its slot; see `tokenization.encode`."""
-        tokenizer, start = self.tokenizer, self.start_token
-        asked, templated = as_asked(tokenizer, query, chat=self.chat)
-        encoded = encode(tokenizer, self.kind, asked, target, start, templated=templated)
-        return self._short_enough(query, encoded)
+    def encode(self, query: Query, target: str, context: str = "") -> Encoded:
+        """Tokenise a query with a target in its slot; see `tokenization.encode`.
 
-    def encode_open(self, query: Query) -> Encoded:
-        """Tokenise a query without an answer; see `tokenization.encode_open`."""
-        tokenizer, start = self.tokenizer, self.start_token
-        asked, templated = as_asked(tokenizer, query, chat=self.chat)
-        return self._short_enough(
-            query, encode_open(tokenizer, self.kind, asked, start, templated=templated)
-        )
+        Args:
+            query: The query.
+            target: The answer.
+            context: A text that stands before the query, behind the model's own.
+        """
+        asked, templated = self._asked(query, context)
+        kind, start = self.kind, self.start_token
+        encoded = encode(self.tokenizer, kind, asked, target, start, templated=templated)
+        return self._short_enough(asked, encoded)
+
+    def encode_open(self, query: Query, context: str = "") -> Encoded:
+        """Tokenise a query without an answer; see `encode` and `tokenization.encode_open`."""
+        asked, templated = self._asked(query, context)
+        kind, start = self.kind, self.start_token
+        encoded = encode_open(self.tokenizer, kind, asked, start, templated=templated)
+        return self._short_enough(asked, encoded)
+
+    def _asked(self, query: Query, context: str) -> tuple[Query, bool]:
+        """The query as it is read, and whether all special tokens are in it.
+
+        Whole sentences, whose query is empty, are no answers to a message: no chat template.
+        """
+        chat = self.chat and bool(query.prefix.strip())
+        return as_asked(self.tokenizer, query.after(self.context + context), chat=chat)
 
     def ended(self, encoded: Encoded) -> Encoded:
         """A causal LM's target with the token that ends a text, as what it should answer.

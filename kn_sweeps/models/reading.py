@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.edits import Edit
+from kn_sweeps.edits import Edit, apart
 from kn_sweeps.models.language_model import Ids, LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
@@ -114,6 +114,11 @@ class Slot(NamedTuple):
     position: int
     token: int
     whole: bool = False
+
+
+def texts_apart(edits: Iterable[Edit | None]) -> dict[Edit | None, tuple[str, Edit | None]]:
+    """What each edit puts before everything that is asked, and the rest of it, which rows have."""
+    return {edit: apart(edit) for edit in dict.fromkeys(edits)}
 
 
 def score(ids: Ids, found: Sequence[Reading], answer: Ids | None = None) -> TargetScore:

@@ -137,11 +137,14 @@ class Chunks:
         return [self._part(number, "parquet") for number in range(chunks)]
 
     def failed(self, chunks: int) -> dict[str, str]:
-        """By case of the first chunks, why it could not be edited."""
+        """By case of the first chunks, why it could not be edited.
+
+        One that could, and only cannot be asked with all edits in effect, is none of them.
+        """
         found: dict[str, str] = {}
         for path in self.rows(chunks):
-            rows = read_rows(path, columns=["case", "kind", "failure"])
-            rows = rows[rows["kind"] == "failed"]
+            rows = read_rows(path, columns=["case", "kind", "failure", "after"])
+            rows = rows[(rows["kind"] == "failed") & (rows["after"] == "edit")]
             found |= dict(zip(rows["case"], rows["failure"], strict=True))
         return found
 

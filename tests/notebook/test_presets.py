@@ -26,6 +26,7 @@ METHODS = {
     "memit": kn.Memit,
     "alphaedit": kn.AlphaEdit,
     "ft": kn.FineTuning,
+    "ike": kn.InContextEditing,
     "random": kn.RandomControl,
     "none": kn.NoEdit,
 }
