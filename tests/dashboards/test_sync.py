@@ -6,14 +6,19 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from kn_sweeps.dashboards import candidates, following
 from kn_sweeps.dashboards.place import Place
+from kn_sweeps.dashboards.publisher import Publisher
 from kn_sweeps.dashboards.worker import Worker
 from kn_sweeps.records.files import held
 from tests.dashboards.runs import (
@@ -240,6 +245,58 @@ def _until(true: object) -> None:
     while not true():  # type: ignore[operator]
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk without room, which is freed by removing `ballast`."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk of its own cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _fill(folder: Path) -> None:
+    with suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+
+
+def test_a_full_disk_ends_with_1_and_the_next_sync_heals_it(
+    wandb_server: WandbServer, full: Path
+) -> None:
+    sweep = full / "results" / "oaks"
+    write_run(sweep, "one")
+    kept = {path.name: path.read_bytes() for path in (sweep / "one").iterdir()}
+    _fill(full)
+    code, out, errors = sync(wandb_server, sweep)
+    assert (code, out) == (1, "0 runs sent, 0 were there already, 1 did not arrive\n"), errors
+    (line,) = errors.splitlines()
+    assert line.startswith("one [toy pararel rome]: ")
+    assert "No space left on device" in line
+    (full / "ballast").unlink()
+    assert sync(wandb_server, sweep)[0] == 0
+    assert_complete(wandb_server, sweep)
+    assert kept == {name: (sweep / "one" / name).read_bytes() for name in kept}
+
+
+def test_a_run_that_is_silent_for_long_is_said_to_be_alive(
+    wandb_server: WandbServer, sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in wandb_server.environment(str(sweep)).items():
+        monkeypatch.setenv(name, value)
+    directory = write_run(sweep, "one", state="running", done=(0,))
+    with held(directory / ".lock"):
+        watching = following.Following(candidates.Sweep(sweep), Publisher(60.0), pytest.fail)
+        for silence, sent in ((1e9, True), (1e9, False), (0.0, True)):
+            monkeypatch.setattr(following, "_HEARTBEAT_S", silence)
+            before = wandb_server.asked("file_stream")
+            assert watching.look()
+            assert (wandb_server.asked("file_stream") > before) == sent
+    assert wandb_server.runs["one"].state == "running"
 
 
 def test_there_must_be_runs(wandb_server: WandbServer, sweep: Path) -> None:
