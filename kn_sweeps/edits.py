@@ -8,7 +8,7 @@ what is in effect is told apart by which edit it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -130,6 +130,9 @@ class Joint(_Shown):
 
 Edit = NeuronScale | RankOne | LowRank | Dense | InContext | Joint
 
+State = Mapping[str, Tensor]
+"""What a method carries along a sequence of edits, by name; nothing where one begins."""
+
 
 def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense | InContext]:
     """What a joint edit is made of; any other edit is its own part."""
@@ -241,6 +244,26 @@ def save_edits(path: Path, edits: Mapping[str, Edit]) -> None:
 
     text = json.dumps([[name, described(edit)] for name, edit in edits.items()])
     save_file(tensors, path, metadata={"edits": text})
+
+
+def save_states(path: Path, states: Sequence[State]) -> None:
+    """Write what plans of a sequence left to a safetensors file."""
+    named = {
+        f"{number}/{name}": tensor.detach().cpu().contiguous()
+        for number, state in enumerate(states)
+        for name, tensor in state.items()
+    }
+    save_file(named, path, metadata={"states": str(len(states))})
+
+
+def load_states(path: Path) -> list[State]:
+    """Read what `save_states` wrote, in its order."""
+    with safe_open(path, "pt") as file:
+        states: list[dict[str, Tensor]] = [{} for _ in range(int(file.metadata()["states"]))]
+        for key in file.keys():  # noqa: SIM118 - it is no mapping
+            number, name = key.split("/", 1)
+            states[int(number)][name] = file.get_tensor(key)
+    return list(states)
 
 
 def load_edits(path: Path) -> dict[str, Edit]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from jaxtyping import Float
 
-    from kn_sweeps.edits import Edit, Neuron
+    from kn_sweeps.edits import Edit, Neuron, State
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Plan(Shown):
         intent: What the edits are for.
         effects: Edit id to what is in effect when its cases are scored, where that is more than
             the edit: its batch, those before it, those that go together with it.
+        state: What it leaves to later plans of its sequence, in this order; see `Method.carried`.
     """
 
     edits: Mapping[str, Edit]
@@ -85,6 +86,7 @@ class Plan(Shown):
     contexts: tuple[str, ...] = ()
     intent: Intent = "replace"
     effects: Mapping[str, Edit] = field(default_factory=dict)
+    state: tuple[State, ...] = ()
 
     def effect_on(self, case: str) -> Edit:
         """What is in effect when a case is scored."""

@@ -330,11 +330,11 @@ def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
     original = Rome.plan
     broken = []
 
-    def plan(self: Rome, lm: Any, cases: Any, seed: int, *, together: bool = False) -> Any:
+    def plan(self: Rome, lm: Any, cases: Any, seed: int, **more: Any) -> Any:
         broken[:] = broken or [cases[0].id]
         if any(case.id in broken for case in cases):
             raise ValueError("this one is singular")
-        return original(self, lm, cases, seed, together=together)
+        return original(self, lm, cases, seed, **more)
 
     monkeypatch.setattr(Rome, "plan", plan)
     outcome = run(config(method=ROME))

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -100,6 +101,12 @@ class SecondMoment:
             )
         return factor
 
+    @cached_property
+    def eigen(self) -> tuple[Float[Tensor, " d_ff"], Float[Tensor, "d_ff d_ff"]]:
+        """Its eigenvalues, ascending, and their eigenvectors as columns."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        return values, vectors
+
     def solved(self, keys: Float[Tensor, "*keys d_ff"]) -> Float[Tensor, "*keys d_ff"]:
         """C^-1 k for every key.
 
@@ -109,6 +116,22 @@ class SecondMoment:
         columns = keys.double().cpu().reshape(-1, keys.shape[-1]).T
         found = torch.cholesky_solve(columns, self._factor).T.reshape(keys.shape)
         return found.to(keys.device, keys.dtype)
+
+
+_AT_HAND: WeakKeyDictionary[LanguageModel, tuple[object, list[SecondMoment]]] = WeakKeyDictionary()
+
+
+def moments_at_hand(
+    lm: LanguageModel, layers: Sequence[int], source: TextSource
+) -> list[SecondMoment]:
+    """As `second_moments`; a model's last ones stay in memory, with what was made of them.
+
+    Every step of a sequence needs them.
+    """
+    asked = (lm.revision, tuple(layers), source)
+    if lm not in _AT_HAND or _AT_HAND[lm][0] != asked:
+        _AT_HAND[lm] = (asked, second_moments(lm, layers, source))
+    return _AT_HAND[lm][1]
 
 
 def second_moments(

@@ -53,7 +53,8 @@ def spread(
             effects = [effect] * len(requests)
         else:
             effects = [joined(parts) for parts in written]
-        keys, states = _keys_and_states(lm, requests, effects, layer, layers[-1])
+        seen, states = keys_and_states(lm, requests, effects, [layer], layers[-1])
+        keys = seen[layer]
         residuals = (targets - states) / (len(layers) - number)
         groups = [list(range(len(requests)))] if together else [[n] for n in range(len(requests))]
         for group in groups:
@@ -65,41 +66,54 @@ def spread(
 
 
 @torch.no_grad()
-def _keys_and_states(
-    lm: LanguageModel, requests: Sequence[Request], effects: Sequence[Edit], layer: int, last: int
-) -> tuple[Float[Tensor, "edits d_ff"], Float[Tensor, "edits d_model"]]:
-    """Each request's key at `layer`, and its state at `last` in the bare prompt, as edited so far.
+def keys_and_states(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    effects: Sequence[Edit],
+    layers: Sequence[int],
+    last: int,
+) -> tuple[dict[int, Float[Tensor, "edits d_ff"]], Float[Tensor, "edits d_model"]]:
+    """Each request's key at `layers`, and its state at `last` in the bare prompt, as edited so far.
 
     As in the published code, the key is the mean of that in the bare prompt and of the mean over
     the sampled contexts.
+
+    Args:
+        lm: The model, unchanged.
+        requests: Whose subjects are read.
+        effects: What is in effect for each.
+        layers: Whose keys.
+        last: Whose state.
     """
     rows = [
         (n, lm.rows(prompt)[0].ids, prompt.subject_last)
         for n, request in enumerate(requests)
         for prompt in request.prompts
     ]
-    keys: list[Tensor] = []
+    keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     states: list[Tensor] = []
     for start in counted(range(0, len(rows), lm.batch_size), "batch of keys"):
         some = rows[start : start + lm.batch_size]
         at = (list(range(len(some))), [subject for _, _, subject in some])
         with (
             applied_rowwise(lm, [effects[n] for n, _, _ in some]),
-            recorded(lm, [layer]) as seen,
+            recorded(lm, list(layers)) as seen,
             states_seen(lm, last) as state,
         ):
             lm.hidden(lm.batch([ids for _, ids, _ in some]))
-        keys.append(at_least_float32(seen[layer][0][at]))
+        for layer, own in keys.items():
+            own.append(at_least_float32(seen[layer][0][at]))
         states.append(at_least_float32(state[0][at]))
-    every_key, every_state = torch.cat(keys), torch.cat(states)
-    found_keys, found_states = [], []
-    start = 0
-    for request in requests:
-        own = every_key[start : start + len(request.prompts)]
-        found_keys.append(own[0] if len(own) == 1 else (own[0] + own[1:].mean(0)) / 2)
-        found_states.append(every_state[start])
-        start += len(request.prompts)
-    return torch.stack(found_keys), torch.stack(found_states)
+    sizes = [len(request.prompts) for request in requests]
+    found = {
+        layer: torch.stack([_of_contexts(own) for own in torch.cat(every).split(sizes)])
+        for layer, every in keys.items()
+    }
+    return found, torch.stack([own[0] for own in torch.cat(states).split(sizes)])
+
+
+def _of_contexts(keys: Float[Tensor, "contexts d_ff"]) -> Float[Tensor, " d_ff"]:
+    return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
 
 
 def ridge(

@@ -9,15 +9,15 @@ and when all are made every case is scored again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from kn_sweeps.cases import Case
 from kn_sweeps.config import Regime
-from kn_sweeps.edits import Edit, joined
+from kn_sweeps.edits import Edit, State, joined
 from kn_sweeps.evaluation.evaluate import ASKED_ONLY, Freely, evaluate
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
@@ -38,6 +38,7 @@ Group = Callable[[Case], str]
 """What cases have in common that are never split: the id of the edit that covers them, say."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def unit(method: Method) -> Group:
@@ -110,6 +111,7 @@ def scored(
     seed: int,
     regime: Regime,
     before: Sequence[Edit],
+    state: State | None = None,
     freely: Freely = ASKED_ONLY,
 ) -> tuple[Plan, list[Row]]:
     """Do one step.
@@ -122,6 +124,7 @@ def scored(
         seed: Of all randomness.
         regime: What is in effect when they are scored.
         before: The edits of earlier steps, where they stay in effect.
+        state: What those left to later ones; None but in a sequence.
         freely: How far the model answers in its own words.
 
     Returns:
@@ -134,7 +137,8 @@ def scored(
         return replace(plan, effects=effect.edits), rows
     so_far = joined(before)
     with applied(lm, so_far):
-        plan = _whole(_planned(lm, method, cases, seed, together=len(cases) > 1), cases)
+        plan = _planned(lm, method, cases, seed, together=len(cases) > 1, state=state)
+        plan = _whole(plan, cases)
     effect = _all_with(plan, joined([so_far, *plan.edits.values()]))
     rows = evaluate(lm, cases, effect, method.intent, step=step, freely=freely)
     return replace(plan, effects=effect.edits), rows
@@ -189,18 +193,30 @@ def _all_with(plan: Plan, effect: Edit) -> Plan:
 
 
 def _planned(
-    lm: LanguageModel, method: Method, cases: Sequence[Case], seed: int, *, together: bool
+    lm: LanguageModel,
+    method: Method,
+    cases: Sequence[Case],
+    seed: int,
+    *,
+    together: bool,
+    state: State | None = None,
 ) -> Plan:
     """Plan; where that fails as a whole, each group by itself, so that one fault fails one edit."""
     try:
-        return method.plan(lm, cases, seed, together=together)
+        return method.plan(lm, cases, seed, together=together, state=state)
     except ValueError as error:
         groups = _groups(method.group, cases)
         if len(groups) == 1:
             log.warning("no edit: %s", error)
             failed = {case.id: str(error) for case in cases}
             return Plan({}, {}, failed=failed, intent=method.intent)
-        return merged([_planned(lm, method, g, seed, together=together) for g in groups.values()])
+        plans = []
+        for group in groups.values():
+            plan = _planned(lm, method, group, seed, together=together, state=state)
+            for left in plan.state:
+                state = method.carried(state or {}, left)
+            plans.append(plan)
+        return merged(plans)
 
 
 def _whole(plan: Plan, cases: Sequence[Case]) -> Plan:
@@ -221,14 +237,20 @@ def _whole(plan: Plan, cases: Sequence[Case]) -> Plan:
 def merged(plans: Sequence[Plan]) -> Plan:
     """Several plans as one."""
     return Plan(
-        {name: edit for plan in plans for name, edit in plan.edits.items()},
-        {case: name for plan in plans for case, name in plan.edit_of.items()},
-        tuple(found for plan in plans for found in plan.located),
-        _joined_scores(plans),
-        {case: message for plan in plans for case, message in plan.failed.items()},
-        next((plan.contexts for plan in plans if plan.contexts), ()),
-        plans[0].intent,
+        edits=_union(plan.edits for plan in plans),
+        edit_of=_union(plan.edit_of for plan in plans),
+        located=tuple(found for plan in plans for found in plan.located),
+        attributions=_joined_scores(plans),
+        failed=_union(plan.failed for plan in plans),
+        contexts=next((plan.contexts for plan in plans if plan.contexts), ()),
+        intent=plans[0].intent,
+        effects=_union(plan.effects for plan in plans),
+        state=tuple(left for plan in plans for left in plan.state),
     )
+
+
+def _union(mappings: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    return {name: value for mapping in mappings for name, value in mapping.items()}
 
 
 def _joined_scores(plans: Sequence[Plan]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
-from kn_sweeps.edits import Edit
+from kn_sweeps.edits import Edit, State
 from kn_sweeps.evaluation.evaluate import Freely
 from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all, unit
 from kn_sweeps.measurements.base import Measure
@@ -76,6 +76,7 @@ def edit_and_evaluate(
     method.prepare(lm, job.settings.seed)
     todo = Steps(unit(method), cases, regime, job.settings.edits_per_batch, job.step_s)
     earlier: dict[str, Edit] = {}
+    state: State = {}
     number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:
         while todo:
@@ -91,11 +92,14 @@ def edit_and_evaluate(
                     seed=job.settings.seed,
                     regime=regime,
                     before=list(earlier.values()),
+                    state=state if regime == "sequential" else None,
                     freely=freely,
                 )
                 _add_chunk(job, number, (start, step), lm, compute, measures)
             if regime == "sequential":
                 earlier |= chunks.edits(number)
+                for left in chunks.states(number):
+                    state = method.carried(state, left)
             number += 1
             bar.update(len(step))
             job.told(todo.taken, len(cases))

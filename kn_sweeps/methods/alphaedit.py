@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from kn_sweeps.editing.second_moment import SecondMoment, second_moments
-from kn_sweeps.editing.spread import Solve, ridge
+from kn_sweeps.editing.requests import Request
+from kn_sweeps.editing.second_moment import SecondMoment, moments_at_hand
+from kn_sweeps.editing.spread import Solve, keys_and_states, ridge
+from kn_sweeps.edits import Edit, State, joined
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.models.language_model import LanguageModel
 
@@ -19,19 +22,23 @@ from kn_sweeps.models.language_model import LanguageModel
 class AlphaEdit(Memit):
     """Updates of several MLPs that leave the outputs of common keys alone.
 
-        Delta_l = R K^T P (P K K^T P + covariance_weight)^-1
+        Delta_l = R K^T P (P K_p K_p^T P + P K K^T P + covariance_weight)^-1
 
     P projects on the eigenvectors of the keys' second moment whose eigenvalues are below
-    `null_threshold`. All else is as in MEMIT; `covariance_weight` is the paper's L2.
+    `null_threshold`; K_p are the keys of earlier batches of a sequence, each read behind its own
+    batch. All else is as in MEMIT; `covariance_weight` is the paper's L2.
 
     Attributes:
         null_threshold: Eigenvalues below it count as zero; in units of a squared key.
+        protect_earlier: Whether a sequence has K_p, so that the outputs of keys that were edited
+            before are held; else each batch is solved for as if it were the first.
 
     Source: Fang et al. (2025), *AlphaEdit: Null-Space Constrained Knowledge Editing*, eq. 14, and
-    their code. Deviation: keys of earlier batches of a sequence are not protected (their K_p).
+    their code.
     """
 
     null_threshold: float = 0.02
+    protect_earlier: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -44,36 +51,72 @@ class AlphaEdit(Memit):
             raise ValueError("AlphaEdit needs a covariance_weight above 0")
 
     @override
-    def solver(self, lm: LanguageModel) -> Solve:
-        """MEMIT's with C the identity and projected keys."""
-        for layer in self.layers:
-            lm.architecture.check_layer(layer)
-        assert self.second_moment is not None
-        projections = {
-            moment.layer: null_space(moment, self.null_threshold)
-            for moment in second_moments(lm, self.layers, self.second_moment)
-        }
+    def solver(self, lm: LanguageModel, state: State | None = None) -> Solve:
+        """MEMIT's with projected keys, and C the identity and what earlier keys weigh."""
+        self.check(lm)
+        project = self._projections(lm)
 
         def solve(layer: int, keys: Tensor) -> Tensor:
-            projection = projections[layer].to(keys.device, torch.float64)
-            projected = keys.double() @ projection
-            return ridge(projected, projected, self.covariance_weight).to(keys.dtype)
+            projected = project(layer, keys)
+            if not state or _earlier(layer) not in state:
+                return ridge(projected, projected, self.covariance_weight).to(keys.dtype)
+            system = state[_earlier(layer)].to(keys.device, copy=True)
+            system.diagonal().add_(self.covariance_weight)
+            # Solved in the null space: the system maps it to itself.
+            factor = torch.linalg.cholesky(system)
+            directions = torch.cholesky_solve(projected.T, factor).T
+            return ridge(projected, directions, 1.0).to(keys.dtype)
 
         return solve
 
+    @override
+    def left(
+        self, lm: LanguageModel, requests: Sequence[Request], edits: Mapping[str, Edit]
+    ) -> State | None:
+        """The projected keys of a batch, a layer, with the batch in effect."""
+        if not self.protect_earlier:
+            return None
+        effects = [joined(edits.values())] * len(requests)
+        keys, _ = keys_and_states(lm, requests, effects, self.layers, self.layers[-1])
+        project = self._projections(lm)
+        return {_earlier(layer): project(layer, own).cpu() for layer, own in keys.items()}
 
-def null_space(moment: SecondMoment, threshold: float) -> Float[Tensor, "d_ff d_ff"]:
-    """The projection on eigenvectors of C with eigenvalues below `threshold`, in float64.
+    @override
+    def carried(self, state: State, left: State) -> State:
+        """P K_p K_p^T P of every layer, in float64: a size that no number of edits changes."""
+        products = {name: keys.T @ keys for name, keys in left.items()}
+        return {n: state[n] + own if n in state else own for n, own in products.items()}
+
+    def _projections(self, lm: LanguageModel) -> Callable[[int, Tensor], Tensor]:
+        """Of a layer and keys, P k of each in float64."""
+        assert self.second_moment is not None
+        moments = moments_at_hand(lm, self.layers, self.second_moment)
+        bases = {one.layer: null_space(one, self.null_threshold) for one in moments}
+
+        def project(layer: int, keys: Float[Tensor, "keys d_ff"]) -> Float[Tensor, "keys d_ff"]:
+            basis = bases[layer].to(keys.device)
+            projected: Tensor = (keys.double() @ basis) @ basis.T
+            return projected
+
+        return project
+
+
+def _earlier(layer: int) -> str:
+    """What the state calls the keys of a layer."""
+    return f"keys of layer {layer}"
+
+
+def null_space(moment: SecondMoment, threshold: float) -> Float[Tensor, "d_ff null"]:
+    """Orthonormal eigenvectors of C with eigenvalues below `threshold`, in float64, as columns.
 
     Raises:
         ValueError: If there is none.
     """
-    values, vectors = torch.linalg.eigh(moment.matrix)
+    values, vectors = moment.eigen
     kept = vectors[:, values < threshold]
     if kept.shape[1] == 0:
         raise ValueError(
             f"layer {moment.layer} has no null space: no eigenvalue of its second moment is below "
             f"null_threshold={threshold:g}; the smallest is {float(values[0]):.3g}"
         )
-    projection: Tensor = kept @ kept.T
-    return projection
+    return kept

@@ -10,6 +10,7 @@ from kn_sweeps.cases import Case, Intent
 from kn_sweeps.plans import Plan
 
 if TYPE_CHECKING:
+    from kn_sweeps.edits import State
     from kn_sweeps.models.language_model import LanguageModel
 
 
@@ -56,9 +57,24 @@ class Method(ABC):
         """
         del lm, seed  # most methods have nothing to prepare
 
+    def carried(self, state: State, left: State) -> State:
+        """The state behind one more plan of a sequence: what it left takes the place of its names.
+
+        Args:
+            state: That behind the plans before it; left unchanged.
+            left: What it left: one of its `Plan.state`.
+        """
+        return {**state, **left}
+
     @abstractmethod
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Plan the edits of `cases`. Cases of one group must come together.
 
@@ -68,9 +84,12 @@ class Method(ABC):
             seed: All randomness comes from it and from what it is drawn for.
             together: Whether the edits will be in effect at once, for a method that can take
                 that into account.
+            state: What earlier plans of a sequence left (`carried`), for a method that takes that
+                into account; nothing where a sequence begins, None where there is none.
 
         Returns:
-            The edits; what cannot be planned for one case is in `failed`.
+            The edits, and in a sequence what it leaves to later plans; what cannot be planned for
+            one case is in `failed`.
 
         Raises:
             ValueError: If nothing can be planned, because a layer does not exist, say.

@@ -14,7 +14,7 @@ from typing_extensions import override
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
-from kn_sweeps.edits import Dense, Edit, Joint
+from kn_sweeps.edits import Dense, Edit, Joint, State
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -63,7 +63,13 @@ class FineTuning(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
         lm.architecture.check_layer(self.layer)

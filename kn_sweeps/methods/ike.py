@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from kn_sweeps.cases import Case, Probe, edit_probe
-from kn_sweeps.edits import Edit, InContext
+from kn_sweeps.edits import Edit, InContext, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -50,7 +50,13 @@ class InContextEditing(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """A text for every case; nothing is computed."""
         edits: dict[str, Edit] = {}

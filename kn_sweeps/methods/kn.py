@@ -18,7 +18,7 @@ from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
 from kn_sweeps.cases import Case, Intent, Query, edit_probe
-from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, Where, joined
+from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, State, Where, joined
 from kn_sweeps.interventions import written_by
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -140,7 +140,13 @@ class KnowledgeNeurons(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Locate once a group and scale what was found."""
         groups: dict[str, list[Case]] = {}

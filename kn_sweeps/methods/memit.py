@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,11 @@ from typing_extensions import override
 
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
-from kn_sweeps.editing.requests import requests_of
-from kn_sweeps.editing.second_moment import TextSource, second_moments
+from kn_sweeps.editing.requests import Request, requests_of
+from kn_sweeps.editing.second_moment import TextSource, moments_at_hand
 from kn_sweeps.editing.spread import Solve, ridge, spread
 from kn_sweeps.editing.values import KlPosition, Objective, optimise
-from kn_sweeps.edits import Edit, Joint, RankOne
+from kn_sweeps.edits import Edit, Joint, RankOne, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -28,7 +28,8 @@ class Memit(Method):
         Delta_l = R K^T (covariance_weight C + K K^T)^-1
 
     K are the edits' keys at layer l, R what is missing at the last layer of what was optimised
-    there, divided by the number of layers left; C the keys' second moment, or the identity.
+    there, divided by the number of layers left; C the keys' second moment, or the identity. In a
+    sequence K and R are those of the model as edited so far, C is that of the unedited one.
 
     Attributes:
         layers: Layers to edit, ascending, from 0; the last is where the values are optimised.
@@ -102,12 +103,34 @@ class Memit(Method):
         self.sampled(lm, seed)
         self.solver(lm)
 
-    def solver(self, lm: LanguageModel) -> Solve:
+    def solver(self, lm: LanguageModel, state: State | None = None) -> Solve:
         """How a layer's keys become the directions that write.
 
+        Args:
+            lm: The model.
+            state: As in `plan`; MEMIT itself has none.
+
         Raises:
-            ValueError: If a layer does not exist, what MLPs put out is not itself added to the
-                hidden states, or a second moment cannot be had.
+            ValueError: If it cannot edit the model (`check`), or a second moment cannot be had.
+        """
+        del state
+        self.check(lm)
+        if self.second_moment is None:
+            return lambda _layer, keys: ridge(keys, keys, self.covariance_weight)
+        moments = moments_at_hand(lm, self.layers, self.second_moment)
+        by_layer = {moment.layer: moment for moment in moments}
+
+        def solve(layer: int, keys: Tensor) -> Tensor:
+            return ridge(keys, by_layer[layer].solved(keys), self.covariance_weight)
+
+        return solve
+
+    def check(self, lm: LanguageModel) -> None:
+        """Refuse a model that it cannot edit.
+
+        Raises:
+            ValueError: If a layer does not exist, or what MLPs put out is not itself added to the
+                hidden states.
         """
         if not lm.architecture.adds_as_is:
             raise ValueError(
@@ -117,22 +140,19 @@ class Memit(Method):
             )
         for layer in self.layers:
             lm.architecture.check_layer(layer)
-        if self.second_moment is None:
-            return lambda _layer, keys: ridge(keys, keys, self.covariance_weight)
-        moments = second_moments(lm, self.layers, self.second_moment)
-        by_layer = {moment.layer: moment for moment in moments}
-
-        def solve(layer: int, keys: Tensor) -> Tensor:
-            return ridge(keys, by_layer[layer].solved(keys), self.covariance_weight)
-
-        return solve
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Solve for every case by itself, or for all of them at once."""
-        solve = self.solver(lm)
+        solve = self.solver(lm, state)
         contexts = self.sampled(lm, seed)
         requests, failed = requests_of(
             lm, cases, contexts, essence=self.kl_factor > 0, ended=self.end_of_answer
@@ -144,7 +164,22 @@ class Memit(Method):
         for case in [case for case, edit in edits.items() if not _finite(edit)]:
             failed[case] = f"case {case}: the update is not finite"
             del edits[case]
-        return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
+        kept = [request for request in kept if request.case in edits]
+        left = self.left(lm, kept, edits) if state is not None and kept else None
+        return Plan(
+            edits,
+            {case: case for case in edits},
+            failed=failed,
+            contexts=tuple(contexts),
+            state=() if left is None else (left,),
+        )
+
+    def left(
+        self, lm: LanguageModel, requests: Sequence[Request], edits: Mapping[str, Edit]
+    ) -> State | None:
+        """What edits that are in effect at once leave to later ones of a sequence, if anything."""
+        del lm, requests, edits
+        return None
 
 
 def _finite(edit: Edit) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.edits import NeuronScale
+from kn_sweeps.edits import NeuronScale, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -26,7 +26,13 @@ class NoEdit(Method):
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """The identity for every case."""
         return Plan(

@@ -10,7 +10,17 @@ import torch
 from typing_extensions import override
 
 from kn_sweeps.cases import Case, Intent
-from kn_sweeps.edits import Dense, Edit, InContext, Joint, LowRank, Neuron, NeuronScale, RankOne
+from kn_sweeps.edits import (
+    Dense,
+    Edit,
+    InContext,
+    Joint,
+    LowRank,
+    Neuron,
+    NeuronScale,
+    RankOne,
+    State,
+)
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -47,16 +57,27 @@ class RandomControl(Method):
         self.of.prepare(lm, seed)
 
     @override
+    def carried(self, state: State, left: State) -> State:
+        """The controlled method's."""
+        return self.of.carried(state, left)
+
+    @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Plan with `of`, then move every edit."""
-        plan = self.of.plan(lm, cases, seed, together=together)
+        plan = self.of.plan(lm, cases, seed, together=together, state=state)
         moved = {
             name: _moved(lm, edit, generator(seed, "random", name))
             for name, edit in plan.edits.items()
         }
-        return Plan(moved, plan.edit_of, failed=plan.failed, intent=plan.intent)
+        return Plan(moved, plan.edit_of, failed=plan.failed, intent=plan.intent, state=plan.state)
 
 
 def _moved(lm: LanguageModel, edit: Edit, draw: torch.Generator) -> Edit:

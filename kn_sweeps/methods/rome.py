@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
-from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
+from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
 from kn_sweeps.editing.values import KlPosition, Objective, Value, optimised
-from kn_sweeps.edits import Edit, RankOne
+from kn_sweeps.edits import Edit, RankOne, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -104,16 +104,22 @@ class Rome(Method):
         """Sample the contexts and compute the second moment."""
         self.sampled(lm, seed)
         if self.second_moment is not None:
-            second_moments(lm, [self.layer], self.second_moment)
+            moments_at_hand(lm, [self.layer], self.second_moment)
 
     @override
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Compute a rank-one update for every case, each for itself."""
         contexts = self.sampled(lm, seed)
         source = self.second_moment
-        moment = None if source is None else second_moments(lm, [self.layer], source)[0]
+        moment = None if source is None else moments_at_hand(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())
         edits: dict[str, Edit] = {}
         for case in cases:

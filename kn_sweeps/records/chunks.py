@@ -2,6 +2,7 @@
 
     parts/000000.parquet       rows of some cases
     parts/000000.edits         their edits
+    parts/000000.state         what their plan leaves to later ones of a sequence, if anything
     parts/000000.safetensors   neuron scores of their located prompts
     parts/000000.NAME.measured a measurement's findings
     parts/000000.json          written last: what is known of the chunk, and its files' checksums
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from kn_sweeps.edits import Edit
+    from kn_sweeps.edits import Edit, State
     from kn_sweeps.plans import Plan
 
-_FILES = (".edits", ".safetensors", ".measured", ".parquet")
+_FILES = (".edits", ".state", ".safetensors", ".measured", ".parquet")
 
 
 class Chunks:
@@ -113,10 +114,12 @@ class Chunks:
         import pandas as pd
         from safetensors.numpy import save_file
 
-        from kn_sweeps.edits import save_edits
+        from kn_sweeps.edits import save_edits, save_states
 
         self._folder.mkdir(exist_ok=True)
         write_atomically(self._part(number, "edits"), lambda at: save_edits(at, plan.edits))
+        if plan.state:
+            write_atomically(self._part(number, "state"), lambda at: save_states(at, plan.state))
         scores = {source: one.cpu().numpy() for source, one in plan.attributions.items()}
         write_atomically(self._part(number, "safetensors"), lambda at: save_file(scores, at))
         for name, findings in measured.items():
@@ -177,6 +180,13 @@ class Chunks:
         from kn_sweeps.edits import load_edits
 
         return load_edits(self._part(number, "edits"))
+
+    def states(self, number: int) -> list[State]:
+        """What a chunk's plan left to later ones, in this order."""
+        from kn_sweeps.edits import load_states
+
+        path = self._part(number, "state")
+        return load_states(path) if path.is_file() else []
 
     def all_edits(self, chunks: int) -> Iterator[tuple[str, Edit]]:
         """Those of the first chunks."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
-from kn_sweeps.edits import RankOne
+from kn_sweeps.edits import RankOne, State
 from kn_sweeps.evaluation.evaluate import evaluate
 from kn_sweeps.evaluation.regimes import Steps, in_effect, scored, unit
 from kn_sweeps.interventions import applied
@@ -33,10 +33,16 @@ class Noise(Method):
     fails: tuple[str, ...] = ()
 
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int = 0, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Draw them; `contexts` tell which were planned at once."""
-        del seed
+        del seed, state
         sizes = (lm.architecture.d_ff, lm.architecture.d_model)
         edits = {}
         for case in cases:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing import values as values_module
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.rows import states_seen
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, second_moments
@@ -17,6 +18,7 @@ from kn_sweeps.interventions import applied
 from kn_sweeps.methods.alphaedit import AlphaEdit, null_space
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.methods.rome import Rome
+from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
 from tests.conftest import WORDS
 
@@ -95,6 +97,27 @@ def test_without_a_weight_the_states_are_reached(unlike_lm: LanguageModel, toget
         torch.testing.assert_close(states[0][0, prompt.subject_last], wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_a_value_that_is_good_enough_is_left_alone(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for case in CASES:
+        assert case.edit is not None
+        (reply,) = ask(some_lm, [Question(case.edit.query, case.edit.old, case.edit.new)])
+        losses.append(-reply.new.log_prob / len(reply.new.ids))
+    # One is below it, the other above, but not for long.
+    enough = 0.1 * min(losses) + 0.9 * max(losses)
+    monkeypatch.setattr(values_module, "_ENOUGH", enough)
+    found = []
+    for steps in (40, 60):
+        settings = ALONE | {"learning_rate": 0.05, "weight_decay": 0.0, "steps": steps}
+        plan = Memit((1,), 0.0, **settings).plan(some_lm, CASES, seed=0)  # type: ignore[arg-type]
+        found.append([_change(some_lm, plan.edits[case.id], 1) for case in CASES])
+    for loss, change, longer in zip(losses, *found, strict=True):
+        assert torch.equal(change, longer)
+        assert bool(change.any()) == (loss > enough)
+
+
 def test_edits_alone_do_not_depend_on_their_company(some_lm: LanguageModel) -> None:
     memit = Memit((0, 1), 2.0, contexts=2, context_lengths=(3,), steps=3)
     together = memit.plan(some_lm, CASES, seed=0)
@@ -112,14 +135,19 @@ def test_edits_alone_do_not_depend_on_their_company(some_lm: LanguageModel) -> N
             )
 
 
+def _gap(moment: SecondMoment) -> tuple[int, float]:
+    """The middle of the largest gap between eigenvalues: which are below it hangs on no digit."""
+    values = torch.linalg.eigvalsh(moment.matrix)
+    gap = int((values[1:] / values[:-1].clamp(min=1e-12)).argmax())
+    return gap, float((values[gap] * values[gap + 1]).clamp(min=1e-12).sqrt())
+
+
 def test_alphaedit_leaves_the_outputs_of_projected_keys_alone(
     some_lm: LanguageModel, source: TextSource
 ) -> None:
     (moment,) = second_moments(some_lm, [1], source)
     values, vectors = torch.linalg.eigh(moment.matrix)
-    # Between two eigenvalues, the middle of the largest gap: which are below it hangs on no digit.
-    gap = int((values[1:] / values[:-1].clamp(min=1e-12)).argmax())
-    threshold = float((values[gap] * values[gap + 1]).clamp(min=1e-12).sqrt())
+    gap, threshold = _gap(moment)
     method = AlphaEdit(
         (1,),
         0.1,
@@ -128,8 +156,9 @@ def test_alphaedit_leaves_the_outputs_of_projected_keys_alone(
         **ALONE,  # type: ignore[arg-type]
     )
     change = _change(some_lm, joined(method.plan(some_lm, CASES, 0).edits.values()), 1).double()
-    projection = null_space(moment, threshold)
-    torch.testing.assert_close(projection @ projection, projection)
+    basis = null_space(moment, threshold)
+    assert basis.shape[1] == gap + 1
+    torch.testing.assert_close(basis.T @ basis, torch.eye(gap + 1, dtype=torch.float64))
     common = vectors[:, values >= threshold].T
     assert float((common @ change).abs().max()) < 1e-4 * float(change.abs().max())
     assert float(change.abs().max()) > 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kn_sweeps.cases import Case
+from kn_sweeps.edits import State
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
@@ -30,7 +31,13 @@ class Scripted(NoEdit):
     folder: str = "."
 
     def plan(
-        self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool = False
+        self,
+        lm: LanguageModel,
+        cases: Sequence[Case],
+        seed: int = 0,
+        *,
+        together: bool = False,
+        state: State | None = None,
     ) -> Plan:
         """Misbehave, or plan nothing."""
         if self.how in ("slow", "endless"):
@@ -44,7 +51,7 @@ class Scripted(NoEdit):
                 sys.exit(3)
             if self.how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-        plan = super().plan(lm, cases, seed, together=together)
+        plan = super().plan(lm, cases, seed, together=together, state=state)
         with (Path(self.folder) / "steps").open("a") as notes:
             notes.write(f"{self.how} {seed} {cases[0].id}\n")
         return plan
