@@ -113,7 +113,8 @@ def picked(node: dict[str, Any], names: Any) -> dict[str, Any]:
 
 
 def test_every_model_has_the_values_that_were_chosen_for_it(configs: Configs) -> None:
-    pairs = list(itertools.product(METHODS, VALUES))
+    # Composed for a method each; that all files are read alike is seen below.
+    pairs = list(zip(itertools.cycle(METHODS), VALUES))  # noqa: B905
     runs = configs.launched(*([f"method={method}", f"model={model}"] for method, model in pairs))
     for pair, run in zip(pairs, runs, strict=True):
         values = expected(*pair)
