@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kn_sweeps.cases import Case
     from kn_sweeps.interventions import applied
     from kn_sweeps.methods.alphaedit import AlphaEdit
+    from kn_sweeps.methods.emmet import Emmet
     from kn_sweeps.methods.ft import FineTuning
     from kn_sweeps.methods.ike import InContextEditing
     from kn_sweeps.methods.kn import KnowledgeNeurons
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from kn_sweeps.methods.none import NoEdit
     from kn_sweeps.methods.random import RandomControl
     from kn_sweeps.methods.rome import Rome
+    from kn_sweeps.methods.ultraedit import UltraEdit
     from kn_sweeps.models.language_model import LanguageModel
     from kn_sweeps.notebook.cases import fact, pair
     from kn_sweeps.notebook.evaluation import Evaluation, evaluate, top
@@ -45,6 +47,7 @@ _FROM = {
     "Plan": "plans",
     "LanguageModel": "models.language_model",
     "AlphaEdit": "methods.alphaedit",
+    "Emmet": "methods.emmet",
     "FineTuning": "methods.ft",
     "InContextEditing": "methods.ike",
     "KnowledgeNeurons": "methods.kn",
@@ -52,6 +55,7 @@ _FROM = {
     "NoEdit": "methods.none",
     "RandomControl": "methods.random",
     "Rome": "methods.rome",
+    "UltraEdit": "methods.ultraedit",
 }
 """In which module of the package each export is; those above, for who runs the code."""
 
@@ -59,6 +63,7 @@ __all__ = [
     "AlphaEdit",
     "Attributed",
     "Case",
+    "Emmet",
     "Evaluation",
     "FineTuning",
     "InContextEditing",
@@ -70,6 +75,7 @@ __all__ = [
     "RandomControl",
     "Rome",
     "Traced",
+    "UltraEdit",
     "applied",
     "attribute",
     "evaluate",

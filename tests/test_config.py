@@ -28,6 +28,7 @@ ASKED = {"checkpoint": ["model.name=somebody/model"], "facts": _FILE, "pairs": _
 OTHERS = {
     **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft")},
     "alphaedit": ["tuned/memit@method=gpt2", "tuned/alphaedit@method=gpt2"],
+    "emmet": ["tuned/memit@method=gpt2"],
     "random_rome": ["tuned/rome@method.of=gpt2"],
 }
 """How a method takes what is tuned for another model."""

@@ -36,7 +36,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
     for word in (
-        "method: alphaedit, ft, ike, kn, memit, none, random, random_rome, rome",
+        "method: alphaedit, emmet, ft, ike, kn, memit, none, random, random_rome, rome, ultraedit",
         "dataset: agreement, blimp, conflict_edit, core_relations",
         "measurement: cooccurrence, perplexity, tracing",
         "shard",
@@ -49,7 +49,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["method=knn"], "unknown method 'knn' (did you mean kn?); choose from alphaedit, ft"),
+        (["method=knn"], "unknown method 'knn' (did you mean kn?); choose from alphaedit, emmet"),
         (["method=roem"], "(did you mean rome?)"),
         (["model=tiny-gpt2"], "unknown model 'tiny-gpt2' (did you mean tiny_gpt2?)"),
         (["-m", "method=kn,roem"], "(did you mean rome?)"),

@@ -16,6 +16,7 @@ from kn_sweeps.editing.values import optimised
 from kn_sweeps.edits import Edit, Joint, LowRank, RankOne, joined, parts
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.alphaedit import AlphaEdit, null_space
+from kn_sweeps.methods.emmet import Emmet
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.methods.rome import Rome
 from kn_sweeps.models.asking import Question, ask
@@ -77,6 +78,48 @@ def test_a_batch_is_the_ridge_solution(some_lm: LanguageModel, source: TextSourc
     expected = torch.linalg.solve(system, keys.T @ residuals)
     found = _change(some_lm, joined(plan.edits.values()), 1)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_emmet_gives_every_key_its_value_and_moves_the_rest_least(
+    some_lm: LanguageModel, source: TextSource
+) -> None:
+    emmet = Emmet((1,), second_moment=source, **ALONE)  # type: ignore[arg-type]
+    values, _ = optimised(some_lm, CASES, [""], emmet.objective())
+    (moment,) = second_moments(some_lm, [1], source)
+    plan = emmet.plan(some_lm, CASES, seed=0, together=True)
+    change = _change(some_lm, joined(plan.edits.values()), 1).double()
+    keys = torch.stack([values[case.id].keys[0] for case in CASES]).double()
+    residuals = torch.stack([values[case.id].delta for case in CASES]).double()
+    torch.testing.assert_close(keys @ change, residuals, atol=1e-5, rtol=1e-4)
+    # As published: R (K^T C^-1 K)^-1 K^T C^-1 with keys as columns.
+    inverse = torch.linalg.inv(moment.matrix)
+    expected = inverse @ keys.T @ torch.linalg.inv(keys @ inverse @ keys.T) @ residuals
+    torch.testing.assert_close(change, expected, atol=1e-5, rtol=1e-4)
+    moves = torch.trace(change.T @ moment.matrix @ change)
+    other = _change(
+        some_lm,
+        joined(
+            Memit((1,), 0.0, **ALONE)
+            .plan(  # type: ignore[arg-type]
+                some_lm, CASES, seed=0, together=True
+            )
+            .edits.values()
+        ),
+        1,
+    ).double()  # as equal, but least by the identity
+    torch.testing.assert_close(keys @ other, residuals, atol=1e-5, rtol=1e-4)
+    assert float(moves) < float(torch.trace(other.T @ moment.matrix @ other))
+
+
+def test_one_edit_of_emmet_is_romes(some_lm: LanguageModel, source: TextSource) -> None:
+    emmet = Emmet((1,), second_moment=source, **ALONE)  # type: ignore[arg-type]
+    edit = emmet.plan(some_lm, CASES[:1], seed=0).edits["c0"]
+    (value,) = optimised(some_lm, CASES[:1], [""], emmet.objective())[0].values()
+    (moment,) = second_moments(some_lm, [1], source)
+    rome = Rome(layer=1).update(value, moment)
+    torch.testing.assert_close(
+        _change(some_lm, edit, 1), torch.outer(rome.u, rome.v), atol=1e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -25,6 +25,8 @@ METHODS = {
     "rome": kn.Rome,
     "memit": kn.Memit,
     "alphaedit": kn.AlphaEdit,
+    "emmet": kn.Emmet,
+    "ultraedit": kn.UltraEdit,
     "ft": kn.FineTuning,
     "ike": kn.InContextEditing,
     "random": kn.RandomControl,
