@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kn_sweeps.methods.ft import FineTuning
     from kn_sweeps.methods.ike import InContextEditing
     from kn_sweeps.methods.kn import KnowledgeNeurons
+    from kn_sweeps.methods.locft import LocalisedFineTuning
     from kn_sweeps.methods.memit import Memit
     from kn_sweeps.methods.none import NoEdit
     from kn_sweeps.methods.random import RandomControl
@@ -51,6 +52,7 @@ _FROM = {
     "FineTuning": "methods.ft",
     "InContextEditing": "methods.ike",
     "KnowledgeNeurons": "methods.kn",
+    "LocalisedFineTuning": "methods.locft",
     "Memit": "methods.memit",
     "NoEdit": "methods.none",
     "RandomControl": "methods.random",
@@ -69,6 +71,7 @@ __all__ = [
     "InContextEditing",
     "KnowledgeNeurons",
     "LanguageModel",
+    "LocalisedFineTuning",
     "Memit",
     "NoEdit",
     "Plan",

@@ -26,7 +26,7 @@ _FILE = ["dataset.path=facts.csv"]
 ASKED = {"checkpoint": ["model.name=somebody/model"], "facts": _FILE, "pairs": _FILE}
 """What a choice cannot do without."""
 OTHERS = {
-    **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft")},
+    **{name: [f"tuned/{name}@method=gpt2"] for name in ("rome", "memit", "ft", "locft")},
     "alphaedit": ["tuned/memit@method=gpt2", "tuned/alphaedit@method=gpt2"],
     "emmet": ["tuned/memit@method=gpt2"],
     "random_rome": ["tuned/rome@method.of=gpt2"],

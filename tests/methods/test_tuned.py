@@ -20,7 +20,7 @@ from kn_sweeps.commands.explaining import explain
 from kn_sweeps.methods.tuned import tuned
 from kn_sweeps.records.places import CONF
 
-METHODS = ("rome", "memit", "alphaedit", "ft")
+METHODS = ("rome", "memit", "alphaedit", "ft", "locft")
 TABLE = """
 model                 layer steps decay clamp layers weight texts clamp L2   null layer rate  norm
 bert_base_cased       6     20    0.5   4.0   4-6    15000  wiki  0.75  10.0 0.02 6     5e-4  1e-3
@@ -47,6 +47,8 @@ tiny_bert             2     40    0.001 10.0  1-2    1.0    own   4.0   0.1  0.0
 tiny_gpt2             0     25    0.5   4.0   0-1    1.0    own   4.0   0.1  0.02 0     0.005 0.01
 """
 """By model the values of ROME, MEMIT, AlphaEdit (L2 and null) and fine-tuning, in this order."""
+RATES = {"tiny_bert": 5e-4, "tiny_gpt2": 5e-4, "smollm2_135m": 5e-4}
+"""Localised fine-tuning's learning rate, where it is not the published one."""
 VALUES = {line.split()[0]: line.split()[1:] for line in TABLE.strip().splitlines()[1:]}
 TEXTS = {"wiki": "wikimedia/wikipedia:20231101.en", "own": "bundled"}
 
@@ -55,6 +57,9 @@ def expected(method: str, model: str) -> dict[str, Any]:
     """MEMIT's steps and weight decay are ROME's; what AlphaEdit does not name is MEMIT's."""
     layer, steps, decay, clamp, layers, weight, texts, longest, l2, null, *ft = VALUES[model]
     first, last = map(int, layers.split("-"))
+    if method == "locft":
+        own = {"llama_3_8b": 22, "qwen2_5_7b_instruct": 6}
+        return {"layer": own.get(model, int(ft[0])), "learning_rate": RATES.get(model, 5e-4)}
     if method == "ft":
         rate, norm = map(float, ft[1:])
         return {"layer": int(ft[0]), "learning_rate": rate, "norm_constraint": norm}
