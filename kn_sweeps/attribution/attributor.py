@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens
 from kn_sweeps.attribution.cache import VERSION, active_cache
+from kn_sweeps.attribution.contrast import rival_of
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
@@ -63,7 +64,7 @@ class Attributor:
         Of an edited model nothing is cached: a revision does not say what its weights are.
         """
         cache = active_cache() if lm.revision and not lm.is_edited else None
-        distinct = list({(prompt.ids, prompt.target): prompt for prompt in prompts}.values())
+        distinct = list({_question(prompt): prompt for prompt in prompts}.values())
         keys = self._keys(lm, distinct)
         found = [cache.get(key) for key in keys] if cache is not None else []
         known = [one for one in found if one is not None]
@@ -72,8 +73,8 @@ class Attributor:
             for key, new in zip(keys, known, strict=True):
                 if cache is not None:
                     cache.put(key, new)
-        by_prompt = {(p.ids, p.target): one for p, one in zip(distinct, known, strict=True)}
-        return [by_prompt[prompt.ids, prompt.target] for prompt in prompts]
+        by_question = {_question(p): one for p, one in zip(distinct, known, strict=True)}
+        return [by_question[_question(prompt)] for prompt in prompts]
 
     def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
         rows = lm.fitting(self.max_rows)
@@ -101,7 +102,12 @@ class Attributor:
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
             "attribution": [self.kind, self.measure, self.site, settings],
             "rows": lm.fitting(self.max_rows),
-            "together": [[prompt.ids, prompt.target] for prompt in prompts],
+            "together": [_question(prompt) for prompt in prompts],
         }
         whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         return [f"{whole[:40]}-{number}" for number in range(len(prompts))]
+
+
+def _question(prompt: Encoded) -> tuple[tuple[int, ...], tuple[int, int], int | None]:
+    """What attribution sees of a prompt."""
+    return prompt.ids, prompt.target, rival_of(prompt)

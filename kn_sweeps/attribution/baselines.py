@@ -33,8 +33,8 @@ def activation(
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 
-    def scores(integrand: Integrand, n: int, prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
-        return integrand.whole.neurons[:, n, : len(prompt.target_ids)].amax(1)
+    def scores(integrand: Integrand, n: int, _prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
+        return integrand.whole.neurons[:, n, : integrand.readings.sizes[n]].amax(1)
 
     return _plain(lm, prompts, measure, max_rows, scores)
 
@@ -51,7 +51,7 @@ def grad_x_act(
     Args:
         lm: The model.
         prompts: Queries with their targets.
-        measure: Probability or log-probability.
+        measure: Of the target.
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
 

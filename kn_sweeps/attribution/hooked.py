@@ -84,7 +84,8 @@ class HookedIntegrand:
         """See `Integrand.at`."""
         prompts = [point.prompt for point in points]
         places = self.readings.places(prompts)
-        alphas = torch.tensor([point.alpha for point in points], device=self._lm.device)
+        given = [point.alpha for point in points]
+        alphas = torch.tensor(given, device=self._lm.device, dtype=torch.float64)
         layers = torch.tensor([point.layer for point in points], device=self._lm.device)
         scales = {}
         for layer in layers.unique().tolist():

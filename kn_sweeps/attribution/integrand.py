@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kn_sweeps.attribution.contrast import rival_of, rows_of
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
 
-Measure = Literal["probability", "log_probability"]
-"""Of the joint target, its tokens predicted from the gold ones before them."""
+Measure = Literal["probability", "log_probability", "logit_difference"]
+"""Of the joint target, its tokens predicted from the gold ones before them; or how much higher the
+logit of a `Contrasted` target is than its rival's, where the two answers depart."""
 
 Site = Literal["activation", "pre_activation"]
 """Where neurons are scaled: behind the activation function, where they are a change of weights, or
@@ -89,6 +91,7 @@ class Places:
         point: Which point it belongs to.
         slot: Number of the place within its point.
         source: Its number among the places of all prompts.
+        rival: What the token is compared with; -1 for nothing.
     """
 
     row: Int[Tensor, " places"]
@@ -97,6 +100,7 @@ class Places:
     point: Int[Tensor, " places"]
     slot: Int[Tensor, " places"]
     source: Int[Tensor, " places"]
+    rival: Int[Tensor, " places"]
 
 
 class Readings:
@@ -104,15 +108,17 @@ class Readings:
 
     Attributes:
         rows: Each prompt's.
-        sizes: How many tokens each prompt's target has, which is how many places predict one.
+        sizes: How many places of each prompt are read: one for each token of its target.
         slots: The largest of them.
     """
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> None:
         """Take the rows of `prompts`."""
         self._device = lm.device
-        self.rows = [lm.rows(prompt) for prompt in prompts]
-        self.sizes = [len(prompt.target_ids) for prompt in prompts]
+        self.rows = [rows_of(lm, prompt) for prompt in prompts]
+        self.sizes = [sum(len(row.tokens) for row in rows) for rows in self.rows]
+        rivals = [rival_of(prompt) for prompt in prompts]
+        self._rivals = [-1 if rival is None else rival for rival in rivals]
         self.slots = max(self.sizes)
         self._first = [sum(self.sizes[:p]) for p in range(len(prompts))]
 
@@ -130,7 +136,7 @@ class Readings:
             for one in self.rows[prompt]:
                 for position, token in zip(one.positions, one.tokens, strict=True):
                     source = self._first[prompt] + slot
-                    found.append((row, position, token, point, slot, source))
+                    found.append((row, position, token, point, slot, source, self._rivals[prompt]))
                     slot += 1
                 row += 1
         return Places(*torch.tensor(found, device=self._device).T)
@@ -166,21 +172,45 @@ def measured(
     points: int,
     measure: Measure,
 ) -> tuple[Float[Tensor, " points"], Float[Tensor, "places d_model"]]:
-    """The measure of each point, and its gradient with respect to the final hidden states."""
+    """The measure of each point, and its gradient with respect to the final hidden states.
+
+    Raises:
+        ValueError: If logits are to be compared and a target has no rival.
+    """
+    differences = measure == "logit_difference"
+    if differences and int(places.rival.min()) < 0:
+        raise ValueError(
+            "a logit difference is one between two answers, and a prompt has one alone; encode it "
+            "with `attribution.contrast.contrasted`, or use another measure"
+        )
     size = max(1, LOGITS // int(lm.model.config.vocab_size))
-    parts = zip(hidden.detach().split(size), places.token.split(size), strict=True)
-    found = [_gold(lm.architecture.head, some, tokens) for some, tokens in parts]
+    each_place = (x.split(size) for x in (hidden.detach(), places.token, places.rival))
+    of = _difference if differences else _gold
+    found = [of(lm.architecture.head, *some) for some in zip(*each_place, strict=True)]
     gold, gradient = (torch.cat(each) for each in zip(*found, strict=True))
     joint = gold.new_zeros(points).index_add(0, places.point, gold)
-    if measure == "log_probability":
+    if measure != "probability":
         return joint, gradient
     values = joint.exp()
     return values, (values[places.point][:, None] * gradient).to(gradient.dtype)
 
 
 @torch.enable_grad()
+def _difference(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor, rivals: Tensor
+) -> tuple[Float[Tensor, " places"], Float[Tensor, "places d_model"]]:
+    """How much higher the tokens' logits are than those of their rivals, and the gradients."""
+    hidden = hidden.requires_grad_()
+    logits = at_least_float32(head(hidden))
+    at = torch.arange(len(tokens), device=tokens.device)
+    difference = logits[at, tokens] - logits[at, rivals]
+    (gradient,) = torch.autograd.grad(difference.sum(), hidden)
+    return difference.detach(), gradient
+
+
+@torch.enable_grad()
 def _gold(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor
+    head: Callable[[Tensor], Tensor], hidden: Tensor, tokens: Tensor, _rivals: Tensor
 ) -> tuple[Float[Tensor, " places"], Float[Tensor, "places d_model"]]:
     """The tokens' log-probabilities and their gradients."""
     hidden = hidden.requires_grad_()

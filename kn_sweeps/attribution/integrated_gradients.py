@@ -45,8 +45,8 @@ class Attribution:
     """How much each neuron adds to one target's measure.
 
     Attributes:
-        scores: Attr(l, i), in probability (or nats, for the log-probability).
-        value: The measure of the unchanged model, P(y | x).
+        scores: Attr(l, i), in the measure's unit: probability, nats or logits.
+        value: The measure of the unchanged model: for the probability, P(y | x).
         without: The same with all of a layer's neurons at 0.
         residual: |sum_i Attr(l, i) - (value - without)|: completeness makes it 0 for the exact
             integral, so it is the error of the layer's sum.
@@ -87,7 +87,7 @@ def integrated_gradients(
         lm: The model.
         prompts: Queries with their targets.
         quadrature: How the integrals are taken.
-        measure: Probability or log-probability.
+        measure: Of the target; a logit difference takes `Contrasted` prompts.
         site: Where neurons are scaled.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 

@@ -58,7 +58,9 @@ class SteppedIntegrand:
         hidden = self._at(self._recording.hidden, places)
         own, _ = measured(lm, hidden, places, len(prompts), measure)
         self.whole = self._whole(places, len(prompts))
-        off = (self.whole.values - own).abs() / own.abs().clamp(min=torch.finfo(own.dtype).tiny)
+        # Only a probability is small where it is exact: what is in nats or logits may cross 0.
+        least = torch.finfo(own.dtype).tiny if measure == "probability" else 1.0
+        off = (self.whole.values - own).abs() / own.abs().clamp(min=least)
         if not float(off.max()) <= 4 * math.sqrt(torch.finfo(lm.model.dtype).eps):
             raise CannotStepError(
                 f"stepping gives a {measure.replace('_', '-')} of {self.whole.values.tolist()}, "

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.attribution.attributor import Attributor, Kind
+from kn_sweeps.attribution.contrast import contrasted
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
@@ -54,7 +55,8 @@ class KnowledgeNeurons(Method):
             last share tried leaves, as Dai et al.'s and Niu et al.'s code.
         attribution: `integrated_gradients`, or a baseline: `grad_x_act`, `activation`,
             `log_prob_increase` or `random`, of which nothing but chance is located.
-        measure: What is attributed, the target's `probability` or `log_probability`.
+        measure: What is attributed: the target's `probability` or `log_probability`, or
+            `logit_difference`, by how much its logit is above that of the case's other answer.
         quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
         steps: Nodes of a fixed rule.
         tol: Largest completeness residual and estimated error, relative; see `Quadrature`.
@@ -198,6 +200,11 @@ class KnowledgeNeurons(Method):
         locate = self.locate or ("new" if self.operation == "enhance" else "old")
         return probe.old if locate == "old" else probe.new
 
+    def _rival(self, case: Case) -> str:
+        """The answer that the target is compared with."""
+        probe = edit_probe(case)
+        return probe.new if self._target(case) == probe.old else probe.old
+
     def _edit(self, lm: LanguageModel, case: Case, neurons: Sequence[Neuron]) -> Edit:
         if self.operation != "update":
             return NeuronScale(tuple(neurons), _FACTORS[self.operation], self.where)
@@ -233,14 +240,24 @@ class KnowledgeNeurons(Method):
         target = self._target(cases[0])
         if cases[0].seen_answers and target != edit_probe(cases[0]).old:
             raise ValueError(f"{name}: its prompts have answers of their own; use locate=old")
-        prompts = dict.fromkeys(
-            prompt
-            for case in cases
-            for prompt in zip(case.seen, case.seen_answers or repeat(target), strict=False)
-        )
+        if self.measure == "logit_difference":
+            if cases[0].seen_answers:
+                raise ValueError(
+                    f"{name}: its prompts have answers of their own and none to compare them with; "
+                    "use another measure than logit_difference"
+                )
+            pairs = dict.fromkeys((q, self._rival(case)) for case in cases for q in case.seen)
+            prompts: list[Encoded] = [contrasted(lm, q, target, rival) for q, rival in pairs]
+        else:
+            asked = dict.fromkeys(
+                prompt
+                for case in cases
+                for prompt in zip(case.seen, case.seen_answers or repeat(target), strict=False)
+            )
+            prompts = [lm.encode(query, answer) for query, answer in asked]
         if not prompts:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        return [lm.encode(query, answer) for query, answer in prompts]
+        return prompts
 
     def refined(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.

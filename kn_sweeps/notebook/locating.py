@@ -15,6 +15,8 @@ from torch import Tensor
 
 from kn_sweeps.attribution import causal_tracing
 from kn_sweeps.attribution.attributor import Attributor
+from kn_sweeps.attribution.contrast import contrasted
+from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.cases import Case, Component, edit_probe
 from kn_sweeps.measurements.tracing import Tracing
@@ -41,21 +43,28 @@ class Picture(Figure):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Attributed(Shown):
-    """How much each neuron adds to the probability of an answer.
+    """How much each neuron adds to the probability of an answer, or to another measure of it.
 
     Attributes:
         text: What was asked.
         answer: The answer.
         found: All there is to know of it; see `Attribution`.
+        measure: What the neurons add to.
     """
 
     text: str
     answer: str
     found: Attribution
+    measure: Measure = "probability"
+
+    def _measured(self, answer: str) -> str:
+        if self.measure == "logit_difference":
+            return f"logit of {answer} above the other answer's"
+        return f"{'log ' * (self.measure == 'log_probability')}P({answer})"
 
     @property
     def scores(self) -> Float[Tensor, "layers d_ff"]:
-        """Attr(l, i), in probability: over a layer they add up to what its neurons add."""
+        """Attr(l, i), in the measure: over a layer they add up to what its neurons add."""
         return self.found.scores
 
     def neurons(self, k: int = 10) -> pd.DataFrame:
@@ -69,8 +78,10 @@ class Attributed(Shown):
         """The neurons that add most, and whether the numbers are certified."""
         lines = [(layer, neuron, f"{score:.4f}") for layer, neuron, score in _rows(self.neurons())]
         certified = int(self.found.certified.sum())
+        value = self.found.value
+        shown = probability(value) if self.measure == "probability" else f"{value:.3f}"
         return Sheet(
-            f"P({self.answer!r}) = {probability(self.found.value)} in {self.text!r}",
+            f"{self._measured(repr(self.answer))} = {shown} in {self.text!r}",
             lines,
             ("layer", "neuron", "adds"),
             [f"{certified} of {len(self.scores)} layers certified; all scores: .scores"],
@@ -88,7 +99,7 @@ class Attributed(Shown):
         axes.set_title(_plain(f"{self.text}  {self.answer}\nmost: {named}"), fontsize=9)
         axes.set_yticks(_some(len(scores)))
         axes.set(xlabel="neuron", ylabel="layer")
-        figure.colorbar(image, ax=axes, label=_plain(f"adds to P({self.answer})"))
+        figure.colorbar(image, ax=axes, label=_plain(f"adds to {self._measured(self.answer)}"))
         return figure
 
 
@@ -172,7 +183,11 @@ def attribute(
         raise ValueError(f"answer={answer!r}; choose from old, new")
     attributor = build(settings, Attributor)
     prompt, text = _prompt(lm, case, answer)
-    return Attributed(edit_probe(case).query.text, text, attributor(lm, [prompt])[0])
+    probe = edit_probe(case)
+    if attributor.measure == "logit_difference":
+        other = probe.new if answer == "old" else probe.old
+        prompt = contrasted(lm, probe.query, text, other)
+    return Attributed(probe.query.text, text, attributor(lm, [prompt])[0], attributor.measure)
 
 
 def trace(lm: LanguageModel, case: Case, *, seed: int = 0, **settings: Any) -> Traced:

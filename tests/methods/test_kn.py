@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kn_sweeps.attribution.baselines import grad_x_act
+from kn_sweeps.attribution.contrast import contrasted
 from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.edits import NeuronScale
@@ -209,3 +211,23 @@ def test_named_neurons_are_scaled_without_a_search(some_lm: LanguageModel) -> No
     assert not plan.attributions
     with pytest.raises(ValueError, match="changes weights"):
         KnowledgeNeurons(operation="update", where="read")
+
+
+def test_a_logit_difference_is_that_to_the_cases_other_answer(some_lm: LanguageModel) -> None:
+    case = _fact("f", "France", "Paris", "Rome")
+    settings = {"attribution": "grad_x_act", "measure": "logit_difference"}
+    for operation, answers in (("suppress", ("Paris", "Rome")), ("enhance", ("Rome", "Paris"))):
+        method = KnowledgeNeurons(operation=operation, **settings)  # type: ignore[arg-type]
+        scores = method.plan(some_lm, [case]).attributions["P36"]
+        prompts = [contrasted(some_lm, query, *answers) for query in case.seen]
+        expected = grad_x_act(some_lm, prompts, measure="logit_difference")
+        for row, one in zip(scores, expected, strict=True):
+            torch.testing.assert_close(row, one.scores.flatten())
+
+
+def test_rules_whose_prompts_have_answers_of_their_own_have_no_logit_difference(
+    causal_lm: LanguageModel,
+) -> None:
+    case = replace(_fact("f", "France", "Paris", "Rome"), seen_answers=("Paris", "Lima", "Rome"))
+    with pytest.raises(ValueError, match="none to compare them with"):
+        KnowledgeNeurons(measure="logit_difference").plan(causal_lm, [case])

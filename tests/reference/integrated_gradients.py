@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from .reading import Row
 
+Measure = Callable[[Sequence[Tensor], Sequence[Row]], Tensor]
+"""What is attributed, of the logits of each row."""
+
 
 def riemann(
     model: nn.Module,
@@ -53,10 +56,14 @@ def midpoint(
     layer: int,
     rows: Sequence[Row],
     steps: int = 20,
+    measure: Measure | None = None,
 ) -> Tensor:
-    """As ``riemann``, at the middles of the steps, alpha = (k - 1/2) / m: the error is O(1/m^2)."""
+    """As ``riemann``, at the middles of the steps, alpha = (k - 1/2) / m: the error is O(1/m^2).
+
+    ``measure`` takes the place of P: ``log_probability`` or a ``logit_difference``.
+    """
     alphas = [(k - 0.5) / steps for k in range(1, steps + 1)]
-    return _quadrature(model, projections[layer], rows, alphas)
+    return _quadrature(model, projections[layer], rows, alphas, measure)
 
 
 def riemann_batched(
@@ -75,7 +82,7 @@ def riemann_batched(
     scale = [k / steps for k in range(1, steps + 1)]
     originals = [activations(model, projection, row) for row in rows]
     scaled = [torch.stack([alpha * a for alpha in scale]).requires_grad_() for a in originals]
-    probabilities = _joint_probability(model, projection, rows, scaled)  # (steps,)
+    probabilities = _measured(model, projection, rows, scaled, probability)  # (steps,)
     gradients = torch.autograd.grad(probabilities.sum(), scaled)
     total = torch.zeros_like(originals[0][0])
     for a, gradient in zip(originals, gradients, strict=True):
@@ -97,7 +104,7 @@ def probability_at(
     originals = [activations(model, projections[layer], row) for row in rows]
     with torch.no_grad():
         scaled = [(alpha * a).unsqueeze(0) for a in originals]
-        return _joint_probability(model, projections[layer], rows, scaled).item()
+        return _measured(model, projections[layer], rows, scaled, probability).item()
 
 
 def knowledge_neurons_reference(
@@ -137,37 +144,65 @@ def activations(model: nn.Module, projection: nn.Module, row: Row) -> Tensor:
 
 
 def _quadrature(
-    model: nn.Module, projection: nn.Module, rows: Sequence[Row], alphas: Sequence[float]
+    model: nn.Module,
+    projection: nn.Module,
+    rows: Sequence[Row],
+    alphas: Sequence[float],
+    measure: Measure | None = None,
 ) -> Tensor:
     """Mean over alphas of a * dP(alpha a)/da, summed over the answer positions of all rows."""
     originals = [activations(model, projection, row) for row in rows]
     total = torch.zeros_like(originals[0][0])
     for alpha in alphas:
         scaled = [(alpha * a).unsqueeze(0).requires_grad_() for a in originals]
-        probability = _joint_probability(model, projection, rows, scaled)[0]
+        value = _measured(model, projection, rows, scaled, measure or probability)[0]
         # One gradient a row, of the product over rows: a row's factor is the others' weight.
-        gradients = torch.autograd.grad(probability, scaled)
+        gradients = torch.autograd.grad(value, scaled)
         for a, gradient in zip(originals, gradients, strict=True):
             total += (a * gradient[0]).sum(dim=0) / len(alphas)
     return total
 
 
-def _joint_probability(
-    model: nn.Module, projection: nn.Module, rows: Sequence[Row], values: Sequence[Tensor]
+def log_probability(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
+    """log P of all target tokens of all rows; ``logits`` of each, shape (batch, seq, vocab)."""
+    total = torch.zeros((), dtype=logits[0].dtype, device=logits[0].device)
+    for row, of_row in zip(rows, logits, strict=True):
+        for position, token in zip(row.positions, row.tokens, strict=True):
+            total = total + torch.log_softmax(of_row[:, position], dim=-1)[:, token]
+    return total
+
+
+def probability(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
+    """P of all target tokens of all rows."""
+    return log_probability(logits, rows).exp()
+
+
+def logit_difference(rival: int) -> Measure:
+    """How much higher the logit of the one row's one token is than that of ``rival``."""
+
+    def measure(logits: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
+        ((position,), (token,)) = rows[0].positions, rows[0].tokens
+        return logits[0][:, position, token] - logits[0][:, position, rival]
+
+    return measure
+
+
+def _measured(
+    model: nn.Module,
+    projection: nn.Module,
+    rows: Sequence[Row],
+    values: Sequence[Tensor],
+    measure: Measure,
 ) -> Tensor:
-    """P of all target tokens of all rows, with each row's activations overwritten.
+    """A measure of all rows, with each row's activations overwritten.
 
     ``values`` holds one tensor a row, shape (batch, positions, d_ff); the result is (batch,).
     """
-    log_probability = torch.zeros((), dtype=values[0].dtype, device=values[0].device)
+    logits = []
     for row, value in zip(rows, values, strict=True):
         with _overwritten(projection, row.positions, value):
-            logits = model(row.ids.repeat(len(value), 1)).logits
-        for position, token in zip(row.positions, row.tokens, strict=True):
-            log_probability = (
-                log_probability + torch.log_softmax(logits[:, position], dim=-1)[:, token]
-            )
-    return log_probability.exp()
+            logits.append(model(row.ids.repeat(len(value), 1)).logits)
+    return measure(logits, rows)
 
 
 @contextmanager
