@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kn_sweeps.commands.console import Parser, command, say
 from kn_sweeps.commands.edited import check_case, edited
-from kn_sweeps.records.files import user_path, write_json
+from kn_sweeps.records.files import permitted_alike, user_path, write_json
 
 
 def export(run_directory: Path, case: str, out: Path) -> None:
@@ -35,6 +35,7 @@ def export(run_directory: Path, case: str, out: Path) -> None:
     merge(found.lm, found.edit)
     found.lm.model.save_pretrained(out)
     found.lm.tokenizer.save_pretrained(out)
+    permitted_alike(out, "config.json")
     write_json(out / "edit.json", found.about)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from kn_sweeps.mistakes import did_you_mean, shortened
 from kn_sweeps.records.cache import cache_directory
-from kn_sweeps.records.files import user_path
+from kn_sweeps.records.files import user_path, write_atomically
 from kn_sweeps.records.hub import fetched
 
 SourceName = Literal["bundled", "hub", "local"]
@@ -285,7 +285,5 @@ def downloaded(address: str, name: str) -> Path:
     except (urllib.error.URLError, OSError) as error:
         raise without_hub(ValueError(f"could not fetch {url} ({error})")) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).rename(path)
+    write_atomically(path, lambda at: at.write_bytes(content))
     return path

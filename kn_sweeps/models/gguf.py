@@ -16,6 +16,7 @@ from pathlib import Path
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.loading import Model
 from kn_sweeps.records.cache import cache_directory
+from kn_sweeps.records.files import permitted_alike
 from kn_sweeps.records.integrity import DamagedError, read_sealed, unless_damaged, write_sealed
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,7 @@ def _dequantise(gguf: Path, out: Path) -> None:
     model.save_pretrained(out)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, trust_remote_code=False, **where)
     tokenizer.save_pretrained(out)
+    permitted_alike(out, "config.json")
 
 
 def _held(wheel: Path) -> list[str]:

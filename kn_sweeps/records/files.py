@@ -47,8 +47,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     temporary.touch(exist_ok=False)  # with the permissions that the umask leaves
+    permissions = temporary.stat().st_mode
     try:
         write(temporary)
+        temporary.chmod(permissions)  # safetensors makes a file for its owner alone
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.rename(path)
@@ -59,6 +61,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if number is None or getattr(error, "filename", None) is not None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def permitted_alike(folder: Path, like: str) -> None:
+    """Give all files of a folder the permissions of one: safetensors makes its for the owner."""
+    permissions = (folder / like).stat().st_mode
+    for path in folder.iterdir():
+        path.chmod(permissions)
 
 
 def _system_error(error: BaseException) -> int | None:

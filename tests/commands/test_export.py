@@ -44,6 +44,7 @@ def test_it_answers_as_the_rows_say(tmp_path: Path, overrides: tuple[str, ...]) 
     out = tmp_path / "out"
     main([str(directory), case, str(out)])
     AutoModel.from_pretrained(out)
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     exported = Pretrained(label="out", name=str(out))
     lm = exported.load(torch.device("cpu"), "float32")
     for _, row in rows[rows["case"] == case].iterrows():

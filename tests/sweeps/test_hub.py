@@ -49,6 +49,7 @@ def command(hub: HubServer, at: Path, *arguments: str, **more: str) -> tuple[int
     done = subprocess.run(
         [sys.executable, "-m", "kn_sweeps", *arguments],
         cwd=at,
+        umask=0o002,
         env={**env, "OMP_NUM_THREADS": "1", **more},
         capture_output=True,
         text=True,
@@ -76,6 +77,10 @@ def test_what_was_prefetched_runs_when_the_hub_is_gone(hub: HubServer, tmp_path:
     revisions = {one["data_revision"] for one in kept}
     blimp = hub.repositories["datasets", "nyu-mll/blimp"].branches["main"]
     assert revisions == {COMMIT, blimp}
+    # What one user keeps, others of the group can read: libraries make files for the owner alone.
+    cached = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert {path.suffix for path in cached} >= {".jsonl", ".safetensors"}
+    assert all(path.stat().st_mode & 0o060 == 0o060 for path in cached)
 
 
 REFUSED = """
