@@ -204,6 +204,7 @@ def _loaded(job: Job, load: Load) -> LanguageModel:
             f"and is {lm.revision}; run the same command again"
         )
     lm.batch_size = settings.batch_size
+    lm.plan_batches()
     compute_with_threads(lm.model.num_parameters())
     return lm
 

@@ -11,11 +11,19 @@ from typing import Any, Literal, get_args
 from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens
 from kn_sweeps.attribution.cache import VERSION, active_cache
 from kn_sweeps.attribution.contrast import rival_of
-from kn_sweeps.attribution.integrand import Measure, Site
-from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
+from kn_sweeps.attribution.integrand import LOGITS, Measure, Site
+from kn_sweeps.attribution.integrated_gradients import (
+    PROMPT_ROWS,
+    Attribution,
+    integrated_gradients,
+)
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.models.tokenization import Encoded
+
+_POINTS = 17
+"""Points of an integral that its memory is counted for: a panel's at most."""
 
 Kind = Literal["integrated_gradients", "grad_x_act", "activation", "random", "log_prob_increase"]
 
@@ -65,19 +73,47 @@ class Attributor:
         """
         cache = active_cache() if lm.revision and not lm.is_edited else None
         distinct = list({_question(prompt): prompt for prompt in prompts}.values())
-        keys = self._keys(lm, distinct)
+        rows = self._rows(lm, distinct)
+        keys = self._keys(lm, distinct, rows)
         found = [cache.get(key) for key in keys] if cache is not None else []
         known = [one for one in found if one is not None]
         if len(known) < len(distinct):
-            known = self._computed(lm, distinct)
+            known = self._computed(lm, distinct, rows)
             for key, new in zip(keys, known, strict=True):
                 if cache is not None:
                     cache.put(key, new)
         by_question = {_question(p): one for p, one in zip(distinct, known, strict=True)}
         return [by_question[_question(prompt)] for prompt in prompts]
 
-    def _computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
-        rows = lm.fitting(self.max_rows)
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """What attributing some prompts together needs of memory, beside the model."""
+        prompts = min(work.prompts, max(1, self.max_rows // PROMPT_ROWS))
+        whole = prompts * shape.layers * (shape.d_ff + 3 * shape.d_model) * shape.number
+        recorded = shape.cache(prompts, work.tokens) + whole
+        unchanged = shape.kept(prompts, 1, work.tokens, shape.layers)
+        if self.kind != "integrated_gradients":
+            return Needs(activations=recorded + unchanged)
+        points = prompts * shape.layers * _POINTS
+        rows = min(self.max_rows, points)
+        changed = shape.kept(rows, 1, work.tokens, shape.layers)
+        logits = shape.logits(min(rows, LOGITS // shape.vocabulary), 1)
+        return Needs(
+            activations=recorded + max(unchanged, changed + logits),
+            statistics=points * shape.d_ff * 8,
+        )
+
+    def _rows(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> int:
+        """How many rows of these prompts to compute at once."""
+        longest = max(len(prompt.ids) for prompt in prompts)
+        width = max(len(prompt.target_ids) for prompt in prompts)
+        each = lm.shape.kept(1, width, longest, lm.shape.layers)
+        if lm.kind == "masked" or not lm.can_be_stepped:
+            each = lm.shape.kept(1, longest, 0, lm.shape.layers)
+        return lm.fitting(self.max_rows, each)
+
+    def _computed(
+        self, lm: LanguageModel, prompts: Sequence[Encoded], rows: int
+    ) -> list[Attribution]:
         if self.kind == "activation":
             return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
@@ -90,7 +126,7 @@ class Attributor:
             lm, prompts, self.quadrature, measure=self.measure, site=self.site, max_rows=rows
         )
 
-    def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[str]:
+    def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded], rows: int) -> list[str]:
         """Where each of some prompts that are computed together is cached."""
         settings: dict[str, Any] | None = None
         if self.kind == "integrated_gradients":
@@ -101,7 +137,7 @@ class Attributor:
             "version": VERSION,
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
             "attribution": [self.kind, self.measure, self.site, settings],
-            "rows": lm.fitting(self.max_rows),
+            "rows": rows,
             "together": [_question(prompt) for prompt in prompts],
         }
         whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -83,9 +83,8 @@ def trace(
             f"{samples}, {window}, {max_rows} and {noise}"
         )
     with torch.no_grad():
-        return _Tracing(lm, prompt, noise, seed, samples, window, lm.fitting(max_rows)).run(
-            components
-        )
+        rows = lm.fitting(max_rows, lm.shape.scoring(1, len(prompt.ids)))
+        return _Tracing(lm, prompt, noise, seed, samples, window, rows).run(components)
 
 
 def subject_noise(

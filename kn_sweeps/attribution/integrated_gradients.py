@@ -24,6 +24,7 @@ from kn_sweeps.attribution.integrand import Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import free_memory
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _ULPS = 16
 """Rounding of the measure, in units of its last place, below which no node can help."""
-_PROMPT_ROWS = 8
+PROMPT_ROWS = 8
 """Rows counted for a prompt when prompts are put together: enough for all its layers' first nodes
 to fill a few passes, little enough that what is kept for each of them is small."""
 
@@ -142,7 +143,7 @@ def groups(prompts: Sequence[Encoded], max_rows: int) -> Iterator[list[int]]:
     rows = 0
     sizes = [(len(prompt.target_ids), len(prompt.ids)) for prompt in prompts]
     for i in sorted(range(len(prompts)), key=lambda i: (sizes[i], i)):
-        own = _PROMPT_ROWS * len(prompts[i].target_ids)
+        own = PROMPT_ROWS * len(prompts[i].target_ids)
         if group and rows + own > max_rows:
             yield group
             group, rows = [], 0
@@ -170,13 +171,33 @@ def _integrate(
     if unclear and lm.model.dtype == torch.float32:
         numbers = sorted({p for p, _ in unclear})
         again = [(numbers.index(p), layer) for p, layer in unclear]
-        with in_double(lm.model):
-            exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
-            found = _taken(lm, exact, quadrature, again, max_rows)
-        paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
+        if rows := _rows_in_double(lm, [prompts[p] for p in numbers], max_rows):
+            with in_double(lm.model):
+                exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
+                found = _taken(lm, exact, quadrature, again, rows)
+            paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
     return [
         _attribution(values[p], [paths[p, layer] for layer in layers]) for p in range(len(prompts))
     ]
+
+
+def _rows_in_double(lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int) -> int:
+    """How many rows to compute in double precision at once; 0 where memory holds none."""
+    free = free_memory(lm.device)
+    if free is None:
+        return max_rows
+    longest = max(len(prompt.ids) for prompt in prompts)
+    # Whole rows, for all of the prompts run once as they are; every number takes twice its size.
+    each = 2 * lm.shape.kept(1, longest, 0, lm.shape.layers)
+    rows = (free - lm.shape.double()) // each
+    if rows < len(prompts):
+        log.warning(
+            "what single precision is too coarse for stays uncertified: to compute it in double "
+            "%.1f GiB are needed and %.1f are free",
+            *((lm.shape.double() + len(prompts) * each) / 2**30, free / 2**30),
+        )
+        return 0
+    return min(rows, max_rows)
 
 
 def _taken(

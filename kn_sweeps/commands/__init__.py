@@ -13,6 +13,7 @@ COMMANDS = {
     "wandb-report": "a sweep's comparison as a saved W&B workspace and report",
     "export": "one edited model as a checkpoint",
     "harness": "tasks of lm-evaluation-harness on one edited model",
+    "memory": "what a model and a method need of memory, told by the model's config",
     "prefetch": "fetch what runs need, for nodes without internet",
     "cache": "what is cached, and clearing it",
     "completion": "print what makes bash, zsh or fish complete all this",

@@ -134,6 +134,14 @@ def moments_at_hand(
     return _AT_HAND[lm][1]
 
 
+def needed(layers: int, d_ff: int) -> int:
+    """Bytes for the second moments of some layers, while the last of them are made of their sums.
+
+    Two halves, what they make and its factor, and of one layer what tells how far halves agree.
+    """
+    return 8 * d_ff**2 * (3 * layers + 2)
+
+
 def second_moments(
     lm: LanguageModel, layers: Sequence[int], source: TextSource
 ) -> list[SecondMoment]:

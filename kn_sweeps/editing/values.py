@@ -23,6 +23,7 @@ from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.rows import RequestRows, Runner, Stepped, Whole
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Shape, Work
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
@@ -31,6 +32,8 @@ from kn_sweeps.progress.counting import counted
 log = logging.getLogger(__name__)
 
 _ENOUGH = 5e-2
+_COPIES = 3
+"""Of the logits, while gradients are taken: their logarithms, and the gradients of both."""
 
 KlPosition = Literal["end", "subject"]
 
@@ -82,6 +85,25 @@ class Objective:
             raise ValueError("weight_decay and kl_factor must be 0 or more")
         if self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
+
+
+def needed(
+    objective: Objective, shape: Shape, work: Work, contexts: Sequence[int]
+) -> tuple[int, int]:
+    """What optimising values needs: bytes a row, and how many rows a pass has.
+
+    Args:
+        objective: What they are optimised for.
+        shape: The model's.
+        work: Whose requests are put together as long as they fit.
+        contexts: How many tokens are sampled for each context besides the bare prompt.
+    """
+    per = 1 + len(contexts) + (objective.kl_factor > 0)
+    rows = per * max(1, min(work.cases, objective.max_rows // per))
+    tokens = work.tokens + max(contexts, default=-1) + 1  # a full stop ends a context
+    above = shape.layers - 1 - objective.layer
+    row = _row(shape, tokens, work.behind, above)
+    return row, rows
 
 
 class Value(NamedTuple):
@@ -139,12 +161,30 @@ def optimise(
     lm.architecture.check_layer(objective.layer)
     found: dict[str, Value] = {}
     failed: dict[str, str] = {}
-    groups = list(_groups(lm, requests, lm.fitting(objective.max_rows)))
+    groups = list(_groups(lm, requests, lm.fitting(objective.max_rows, _each(lm, requests))))
     for group in counted(groups, "batch of edits"):
         values, messages = _Optimisation(lm, group, objective).run()
         found |= values
         failed |= messages
     return found, failed
+
+
+def _each(lm: LanguageModel, requests: Sequence[Request]) -> int:
+    """Bytes that the longest of some requests' rows needs."""
+    prompts = [prompt for request in requests for prompt in request.prompts]
+    tokens = max((len(prompt.ids) for prompt in prompts), default=1)
+    behind = max((_tail(prompt) for prompt in prompts), default=1)
+    if lm.kind == "masked" or not lm.can_be_stepped:
+        behind = tokens
+    return _row(lm.shape, tokens, behind, lm.shape.layers)
+
+
+def _row(shape: Shape, tokens: int, behind: int, above: int) -> int:
+    return (
+        shape.cache(1, tokens)
+        + shape.kept(1, behind, tokens - behind, above)
+        + shape.logits(1, _COPIES)
+    )
 
 
 def _groups(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from kn_sweeps.cases import Case, Intent
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 if TYPE_CHECKING:
@@ -65,6 +66,15 @@ class Method(ABC):
             left: What it left: one of its `Plan.state`.
         """
         return {**state, **left}
+
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """What it needs of memory beside the model; see `kn-sweeps memory`.
+
+        Raises:
+            ValueError: If nobody has said how to count that.
+        """
+        del shape, work
+        raise ValueError(f"what {type(self).__name__} needs is not counted")
 
     @abstractmethod
     def plan(

@@ -13,6 +13,7 @@ from kn_sweeps.editing.training import Training, no_change
 from kn_sweeps.edits import Dense, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 _ENOUGH = 1e-2
@@ -55,6 +56,15 @@ class FineTuning(Method):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """Each edit in training takes four matrices, and one until it is scored."""
+        edits = min(self.max_edits, work.cases)
+        matrix = max(4, shape.number) * shape.d_ff * shape.d_model
+        above = shape.layers - self.layer
+        rows = shape.kept(edits, work.tokens, 0, above) + shape.logits(edits, 3)
+        return Needs(activations=4 * edits * matrix + rows, edits=work.cases * matrix)
 
     @override
     def plan(

@@ -23,6 +23,7 @@ from kn_sweeps.edits import Edit, Neuron, NeuronScale, RankOne, State, Where, jo
 from kn_sweeps.interventions import written_by
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Certificate, Located, Plan
 
@@ -139,6 +140,11 @@ class KnowledgeNeurons(Method):
         if case.seen_answers:
             return f"{case.source}{new}"
         return f"{case.source}/{self._target(case)}{new}"
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """What its attributor needs; edits are some indices."""
+        return Needs() if self.neurons is not None else self._attributor().needs(shape, work)
 
     @override
     def plan(

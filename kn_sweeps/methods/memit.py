@@ -13,11 +13,13 @@ from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.second_moment import TextSource, moments_at_hand
+from kn_sweeps.editing.second_moment import needed as moments_needed
 from kn_sweeps.editing.spread import Solve, ridge, spread
-from kn_sweeps.editing.values import KlPosition, Objective, optimise
+from kn_sweeps.editing.values import KlPosition, Objective, needed, optimise
 from kn_sweeps.edits import Edit, Joint, RankOne, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 
@@ -95,6 +97,18 @@ class Memit(Method):
         """The contexts, the empty one first."""
         return sampled_contexts(
             lm, seed, self.contexts, self.context_lengths, self.context_openings
+        )
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """As ROME's, for every layer; values are optimised at the last of them."""
+        lengths = self.context_lengths if self.contexts else ()
+        row, rows = needed(self.objective(), shape, work, lengths * self.contexts)
+        layers = len(self.layers)
+        return Needs(
+            activations=row * rows,
+            statistics=0 if self.second_moment is None else moments_needed(layers, shape.d_ff),
+            edits=4 * work.cases * layers * (shape.d_ff + shape.d_model),
         )
 
     @override

@@ -11,6 +11,7 @@ from kn_sweeps.cases import Case
 from kn_sweeps.edits import NeuronScale, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 
@@ -23,6 +24,12 @@ class NoEdit(Method):
     def changes(self) -> bool:
         """It leaves the model alone, so any case will do."""
         return False
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """Nothing."""
+        del shape, work
+        return Needs()
 
     @override
     def plan(

@@ -23,6 +23,7 @@ from kn_sweeps.edits import (
 )
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 from kn_sweeps.seeding import generator
 
@@ -60,6 +61,10 @@ class RandomControl(Method):
     def carried(self, state: State, left: State) -> State:
         """The controlled method's."""
         return self.of.carried(state, left)
+
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """What `of` needs."""
+        return self.of.needs(shape, work)
 
     @override
     def plan(

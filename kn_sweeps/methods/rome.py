@@ -12,10 +12,12 @@ from typing_extensions import override
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
-from kn_sweeps.editing.values import KlPosition, Objective, Value, optimised
+from kn_sweeps.editing.second_moment import needed as moments_needed
+from kn_sweeps.editing.values import KlPosition, Objective, Value, needed, optimised
 from kn_sweeps.edits import Edit, RankOne, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 KeyMode = Literal["mean", "original"]
@@ -97,6 +99,17 @@ class Rome(Method):
         """The contexts, the empty one first."""
         return sampled_contexts(
             lm, seed, self.contexts, self.context_lengths, self.context_openings
+        )
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """The rows that values are optimised in, the second moment, and two vectors an edit."""
+        lengths = self.context_lengths if self.contexts else ()
+        row, rows = needed(self.objective(), shape, work, lengths * self.contexts)
+        return Needs(
+            activations=row * rows,
+            statistics=0 if self.second_moment is None else moments_needed(1, shape.d_ff),
+            edits=4 * work.cases * (shape.d_ff + shape.d_model),
         )
 
     @override

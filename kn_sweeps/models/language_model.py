@@ -8,10 +8,12 @@ masked LM has one row per target token: the pieces not yet read are masked, thos
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,12 +24,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.chat import as_asked, check_template
+from kn_sweeps.models.memory import Shape, free_memory, shape_of
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.probing import architectures_of, settle
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
 from kn_sweeps.showing.sheets import Sheet, Shown
 
 Ids = tuple[int, ...]
+
+log = logging.getLogger(__name__)
+
+_SHARE = 0.8
+"""Of free memory may be planned for: allocators need some, and counts are not exact."""
+_TOKENS = 64
+"""Of a row, where rows to be scored are planned."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,34 @@ class LanguageModel(Shown):
             raise ValueError(f"batch_size must be at least 1, got {rows}")
         self._batch_size, self._halvings = rows, 0
 
-    def fitting(self, rows: int) -> int:
-        """How many rows to compute at once where `rows` would do: fewer once memory ran out."""
-        return max(1, rows >> self._halvings)
+    @cached_property
+    def shape(self) -> Shape:
+        """What decides how much memory it needs."""
+        return shape_of(self.model, self.architecture)
+
+    def fitting(self, rows: int, each: int = 0) -> int:
+        """How many rows to compute at once where `rows` would do, halved until they fit.
+
+        Args:
+            rows: As many as would do.
+            each: What a row is counted to need, in bytes: where less memory is free than that,
+                they are halved. After memory ran out they are halved at any rate.
+        """
+        fit = max(1, rows >> self._halvings)
+        free = free_memory(self.device) if each else None
+        while free is not None and fit > 1 and fit * each > _SHARE * free:
+            fit //= 2
+        if fit < rows >> self._halvings:
+            log.info(
+                "%d rows at once instead of %d: each needs %.0f MiB, and %.1f GiB are free",
+                *(fit, rows, each / 2**20, (free or 0) / 2**30),
+            )
+        return fit
+
+    def plan_batches(self) -> None:
+        """Score in as many rows at once as fit into free memory, at most `batch_size`."""
+        each = self.shape.scoring(1, _TOKENS)
+        self.batch_size = self.fitting(self._batch_size, each)
 
     def halve(self) -> None:
         """Compute half as many rows at once from here on."""

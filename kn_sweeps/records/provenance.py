@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,18 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the block; a name used again adds up."""
+        """Measure the block; a name used again adds up seconds and takes the larger peak.
+
+        The peak is of this process while the block runs, all that it held before included.
+        """
+        _forget_peak()
         start = time.perf_counter()
         try:
             yield
         finally:
             record = self.records.setdefault(name, {"seconds": 0.0, "peak_memory_bytes": 0.0})
             record["seconds"] = round(record["seconds"] + time.perf_counter() - start, 3)
-            record["peak_memory_bytes"] = float(_peak_memory())
+            record["peak_memory_bytes"] = max(record["peak_memory_bytes"], float(_peak_memory()))
 
 
 def environment() -> dict[str, Any]:
@@ -151,11 +155,29 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _peak_memory() -> int:
-    """Largest resident set so far, in bytes; on CUDA, what was allocated there."""
+def _forget_peak() -> None:
+    """Let peaks be those from now on, where the system can do that."""
     import torch
 
     if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_memory() -> int:
+    """Largest resident set since it was forgotten, in bytes; on CUDA, what was allocated there.
+
+    Where the system cannot forget it (all but Linux), the largest so far.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        return sum(int(torch.cuda.max_memory_allocated(device)) for device in devices)
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else kilobytes * 1024
