@@ -92,7 +92,6 @@ def main() -> None:
     shape = shape_of_config(lm.model.config.to_dict(), "float32")
     cases = some_cases(lm, options.cases)
     say(f"{work_of(lm, cases)}")
-    NoEdit().plan(lm, cases)
     evaluate(lm, cases[:1], NoEdit().plan(lm, cases[:1]), "replace")  # what loads, loads now
     rows: list[dict[str, object]] = []
     for name in options.methods.split(","):

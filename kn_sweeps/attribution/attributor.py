@@ -107,7 +107,7 @@ class Attributor:
         longest = max(len(prompt.ids) for prompt in prompts)
         width = max(len(prompt.target_ids) for prompt in prompts)
         each = lm.shape.kept(1, width, longest, lm.shape.layers)
-        if lm.kind == "masked" or not lm.can_be_stepped:
+        if not lm.can_be_stepped:
             each = lm.shape.kept(1, longest, 0, lm.shape.layers)
         return lm.fitting(self.max_rows, each)
 

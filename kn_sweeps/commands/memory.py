@@ -6,9 +6,10 @@
 takes models and methods by their presets, all of them where none is named, and other overrides of
 a launch, such as method.max_rows=64 or batch_size=16. The table has, in GiB, a model's weights and
 by method what is there beside them at one time at most: activations, with what their gradients
-keep; statistics (second moments in double precision, points of integrals); edits; and the answers'
-log-probabilities. Statistics and answers are in the CPU's memory; edits are, too, and on the model's
-device when they are scored. --markdown prints model x method: on the device + on the CPU.
+keep; statistics (second moments in double precision, points of integrals); edits; and the
+log-probabilities of answers. Statistics and answers are in the CPU's memory; edits are, too, and
+on the model's device when they are scored. --markdown prints model x method: what is on the
+device + on the CPU.
 
 Sizes are those of the model's config.json where it is on this machine, else, marked *, those of
 kn_sweeps/models/sizes.py. A prompt counts --tokens tokens.

@@ -174,7 +174,7 @@ def _each(lm: LanguageModel, requests: Sequence[Request]) -> int:
     prompts = [prompt for request in requests for prompt in request.prompts]
     tokens = max((len(prompt.ids) for prompt in prompts), default=1)
     behind = max((_tail(prompt) for prompt in prompts), default=1)
-    if lm.kind == "masked" or not lm.can_be_stepped:
+    if not lm.can_be_stepped:
         behind = tokens
     return _row(lm.shape, tokens, behind, lm.shape.layers)
 

@@ -43,6 +43,7 @@ class Shape:
         largest: Numbers in the largest weight that a pass multiplies with.
         block: What a block keeps of a token for its gradient.
         parameters: Number of weights.
+        masked: Whether rows are run whole, for every token sees those behind it.
     """
 
     layers: int
@@ -56,6 +57,7 @@ class Shape:
     largest: int
     block: int
     parameters: int
+    masked: bool
 
     def cache(self, rows: int, tokens: int) -> int:
         """Keys and values of all layers."""
@@ -70,6 +72,8 @@ class Shape:
             before: Whose recorded keys and values they attend to.
             layers: Blocks that they run through.
         """
+        if self.masked:
+            tokens, before = tokens + before, 0
         # One token attends to heads as they are, several to copies, one for each query's head.
         width = self.keys if tokens == 1 else self.queries
         seen = 2 * ((before + tokens) * width - tokens * self.keys) * self.number
@@ -161,6 +165,7 @@ def shape_of(model: PreTrainedModel, architecture: Architecture) -> Shape:
         largest=max(one.numel() for one in multiplied),
         block=_kept_by_a_block(model, architecture),
         parameters=int(model.num_parameters()),
+        masked=architecture.kind == "masked",
     )
 
 
@@ -217,8 +222,7 @@ def _kept_by_a_block(model: PreTrainedModel, architecture: Architecture) -> int:
         hooks.on_output(architecture.embeddings, leaf)
         for layer, block in enumerate(architecture.blocks):
             hooks.on_input(block, partial(enter, layer))
-        device = architecture.embeddings.weight.device
-        ids = torch.ones(2, _TOKENS, dtype=torch.long, device=device)  # type: ignore[call-overload]
+        ids = torch.ones(2, _TOKENS, dtype=torch.long, device=model.device)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             architecture.base(input_ids=ids)
     # Behind the last block the model's own norm keeps something, before the first its embeddings.

