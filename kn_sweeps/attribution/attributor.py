@@ -104,8 +104,8 @@ class Attributor:
 
     def _rows(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> int:
         """How many rows of these prompts to compute at once."""
-        longest = max(len(prompt.ids) for prompt in prompts)
-        width = max(len(prompt.target_ids) for prompt in prompts)
+        longest = max((len(prompt.ids) for prompt in prompts), default=1)
+        width = max((len(prompt.target_ids) for prompt in prompts), default=1)
         each = lm.shape.kept(1, width, longest, lm.shape.layers)
         if not lm.can_be_stepped:
             each = lm.shape.kept(1, longest, 0, lm.shape.layers)
