@@ -63,6 +63,7 @@ _INNER_TEXT = ("prompt", "question", "new_question", "text", "cloze", "query")
 _INNER_ANSWER = ("ground_truth", "answer", "answers", "new_answer", "target", "target_new", "ans")
 _INNER_UNREAD = ("recalled_relation", "id", "relation", "relation_id", "subject", "type")
 _SEVERAL = re.compile(r"\s\|\s")
+_NO_ANSWER = ("<|endoftext|>", "</s>")
 NQ = "nq question: "
 """What stands before the neighbours of zsRE, which are Natural Questions; it is no text."""
 
@@ -152,7 +153,7 @@ class RecordReader:
         subject = self._text(values, parts.get("subject"))
         if not subject:
             subject, prompt = marked_subject(prompt)
-        old = self._answers(values, parts.get("old")) + self._all(values, parts.get("old_aliases"))
+        old = self._known(values, parts.get("old")) + self._all(values, parts.get("old_aliases"))
         new = self._answers(values, parts.get("new")) + self._all(values, parts.get("new_aliases"))
         record = Record(
             prompt,
@@ -193,6 +194,14 @@ class RecordReader:
         if isinstance(value, dict):
             value = value.get("str", value.get("label", value.get("value", value)))
         return tuple(self._flat(value, column))
+
+    def _known(self, values: Mapping[str, Any], column: str | None) -> Texts:
+        """An old answer; the end of a text stands for none in files made for EasyEdit."""
+        found = self._answers(values, column)
+        kept = tuple(one for one in found if one not in _NO_ANSWER)
+        if len(kept) < len(found):
+            self.cleaning.notes[f"{column!r} is the end of a text, which is no answer"] += 1
+        return kept
 
     def _all(self, values: Mapping[str, Any], column: str | None) -> Texts:
         return () if column is None else tuple(self._flat(self._split(values[column]), column))

@@ -196,6 +196,13 @@ def test_zsre_writes_what_is_asked_for(
         )
 
 
+def test_a_texts_end_as_the_old_answer_is_none(tmp_path: Path) -> None:
+    loaded = load(CounterFact(root=written(tmp_path, [{**FLAT, "ground_truth": "<|endoftext|>"}])))
+    assert [case.edit.old for case in loaded.cases if case.edit is not None] == [""]
+    (note,) = loaded.left_out[0].notes
+    assert note == "'ground_truth' is the end of a text, which is no answer"
+
+
 def test_flat_layouts_of_the_same_kind_are_read_by_their_fields(tmp_path: Path) -> None:
     (case,) = load(ZsRE(root=written(tmp_path, [WIKI]))).cases
     assert [one[::2] for one in asked(case)] == [
