@@ -2,6 +2,7 @@
 
     python -m benchmarks.editing             # SmolLM2, 16 edits of official P36
     python -m benchmarks.editing --growth    # time and memory against the number of edits
+    python -m benchmarks.editing --sequence  # what one more edit costs behind a thousand
     python -m benchmarks.editing --shapes    # gpt2-xl, random weights, on CUDA
 
 One at a time is tests/reference: an optimisation prompt by prompt, then apply, score every probe
@@ -32,6 +33,7 @@ from benchmarks.measuring import (
     table,
     timed,
 )
+from benchmarks.sequences import sequence
 from kn_sweeps.cases import Case, Probe
 from kn_sweeps.data.pararel import ParaRel
 from kn_sweeps.editing.contexts import sampled_contexts
@@ -285,6 +287,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--growth", action="store_true", help="against the number of edits")
+    parser.add_argument("--sequence", action="store_true", help="one more edit behind many")
     parser.add_argument("--shapes", action="store_true", help="a large random model on CUDA")
     parser.add_argument(
         "--root", help="folder of official ParaRel files (default: KN_SWEEPS_DATA/pararel)"
@@ -299,7 +302,9 @@ def main() -> None:
     else:
         root = official_data(chosen.root, "pararel")
         lm = configured_model("smollm2_135m")
-        if chosen.growth:
+        if chosen.sequence:
+            rows = sequence(lm, official_cases(lm, root, 5), METHOD)
+        elif chosen.growth:
             rows = growth(lm, root)
         else:
             rows = [

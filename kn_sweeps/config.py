@@ -85,6 +85,9 @@ class RunConfig:
             `edits_per_batch` cases in effect at once, every batch alone; `sequential`, batches one
             on top of the other, scored right after each and again after all.
         edits_per_batch: Cases of a batch; null for all in `batch` and one in `sequential`.
+        evaluate_every: After how many edits of a sequence some are asked again with all so far in
+            effect: a number for every so many, or a list of numbers; null for once, after all.
+        evaluate_sample: How many earlier edits are asked then.
         keep_edits_gib: What a finished run may keep of its edits for export, in GiB.
         attribution_cache_gib: How much attribution results may take on disk for other runs to
             use, in GiB; 0 for none.
@@ -112,6 +115,8 @@ class RunConfig:
     rerun: bool = False
     regime: Regime = "single"
     edits_per_batch: int | None = None
+    evaluate_every: int | tuple[int, ...] | None = None
+    evaluate_sample: int = 100
     keep_edits_gib: float = 2.0
     attribution_cache_gib: float = 4.0
     results_dir: str = "results"
@@ -129,6 +134,15 @@ class RunConfig:
             raise ValueError(f"edits_per_batch must be at least 1, got {self.edits_per_batch}")
         if self.edits_per_batch is not None and self.regime == "single":
             raise ValueError("edits_per_batch needs regime=batch or regime=sequential")
+        every = self.evaluate_every
+        if every is not None and self.regime != "sequential":
+            raise ValueError("evaluate_every needs regime=sequential")
+        if every == () or min(every if isinstance(every, tuple) else [every or 1]) < 1:
+            raise ValueError(
+                f"evaluate_every must be a number of edits, a list of such, or null; got {every}"
+            )
+        if self.evaluate_sample < 1:
+            raise ValueError(f"evaluate_sample must be at least 1, got {self.evaluate_sample}")
         self.shard_of()
 
     def shard_of(self) -> tuple[int, int]:

@@ -134,6 +134,10 @@ State = Mapping[str, Tensor]
 """What a method carries along a sequence of edits, by name; nothing where one begins."""
 
 
+NO_EDIT = Joint(())
+"""It changes nothing."""
+
+
 def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense | InContext]:
     """What a joint edit is made of; any other edit is its own part."""
     if isinstance(edit, Joint):
@@ -190,7 +194,11 @@ def changes(edit: Edit) -> list[tuple[int | str, str, str]]:
 
 
 def joined(edits: Iterable[Edit]) -> Edit:
-    """All of `edits` at once, with the low-rank ones and the dense ones of a layer in one."""
+    """All of `edits` at once, with the low-rank ones and the dense ones of a layer in one.
+
+    Where the low-rank ones cost no less than a dense one, or there is one already, they are in it:
+    however many edits are joined, what comes of it costs no more than that.
+    """
     rest: list[Edit] = []
     dense: dict[int, Tensor] = {}
     rows: dict[int, list[tuple[Tensor, Tensor]]] = {}
@@ -206,11 +214,16 @@ def joined(edits: Iterable[Edit]) -> Edit:
                 pass
             case _:
                 rest.append(part)
-    rest += [Dense(layer, change) for layer, change in dense.items()]
     for layer, pairs in rows.items():
-        rest.append(
-            LowRank(layer, torch.cat([u for u, _ in pairs]), torch.cat([v for _, v in pairs]))
-        )
+        u, v = (torch.cat([pair[n] for pair in pairs]) for n in (0, 1))
+        rank, read, written = len(u), u.shape[1], v.shape[1]
+        if layer in dense:
+            dense[layer] = torch.addmm(dense[layer], u.T, v)
+        elif rank * (read + written) >= read * written:
+            dense[layer] = u.T @ v
+        else:
+            rest.append(LowRank(layer, u, v))
+    rest += [Dense(layer, change) for layer, change in dense.items()]
     return rest[0] if len(rest) == 1 else Joint(tuple(rest))
 
 

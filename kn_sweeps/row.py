@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Part of every run id: raise it when the same config gives other rows, or other columns."""
 
 When = Literal["pre", "post"]
@@ -55,8 +55,15 @@ class Row(TypedDict, total=False):
     ]
     after: Required[
         Annotated[
-            Literal["edit", "all"],
-            "asked right after the case's own edit, or after `all` of a sequence",
+            Literal["edit", "checkpoint", "all"],
+            "asked right after the case's own edit, at a `checkpoint` of a sequence, or after "
+            "`all` of it",
+        ]
+    ]
+    made: Required[
+        Annotated[
+            int,
+            "how many edits a sequence had made when it was asked; 0 where there is no sequence",
         ]
     ]
     step: Required[

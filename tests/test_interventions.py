@@ -171,6 +171,29 @@ def test_edits_joined_equal_edits_nested(some_lm: LanguageModel) -> None:
         assert _log_probs(some_lm) == _log_probs(some_lm)
 
 
+def test_many_edits_joined_are_one_dense_change(some_lm: LanguageModel) -> None:
+    d_ff, d_model = some_lm.architecture.d_ff, some_lm.architecture.d_model
+    draw = torch.Generator().manual_seed(0)
+    edits: list[Edit] = [
+        RankOne(1, torch.randn(d_ff, generator=draw), torch.randn(d_model, generator=draw))
+        for _ in range(40)
+    ]
+    so_far: Edit = Joint(())
+    costs = []
+    for edit in edits:
+        so_far = joined([so_far, edit])
+        costs.append(isinstance(so_far, LowRank) and len(so_far.u) * (d_ff + d_model))
+    # It is folded where it costs what a dense one does, and stays so.
+    low = d_ff * d_model // (d_ff + d_model)
+    assert costs == [(n + 1) * (d_ff + d_model) if n + 1 < low else False for n in range(40)]
+    assert isinstance(so_far, Dense)
+    naive = sum(torch.outer(one.u, one.v) for one in edits if isinstance(one, RankOne))
+    torch.testing.assert_close(so_far.change, naive, atol=1e-4, rtol=1e-5)
+    mixed = joined([so_far, edits[0], NeuronScale(((1, 0),), 0.5)])
+    assert isinstance(mixed, Joint)
+    assert sorted(type(part).__name__ for part in mixed.parts) == ["Dense", "NeuronScale"]
+
+
 def test_edits_are_the_same_when_read_back(some_lm: LanguageModel, tmp_path: Path) -> None:
     edits = {f"e/{n}": edit for n, edit in enumerate(_edits(some_lm))} | {"none": joined([])}
     save_edits(tmp_path / "edits.safetensors", edits)

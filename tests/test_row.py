@@ -38,7 +38,14 @@ FAILED: Row = {
         "task": "fact",
         "intent": "erase",
     },
-    **{"after": "edit", "step": 3, "probe": 0, "kind": "failed", "failure": "no such layer"},
+    **{
+        "after": "edit",
+        "made": 0,
+        "step": 3,
+        "probe": 0,
+        "kind": "failed",
+        "failure": "no such layer",
+    },
 }  # type: ignore[typeddict-item]
 
 

@@ -105,7 +105,8 @@ def evaluate(
     intent: Intent,
     *,
     step: int = 0,
-    after: Literal["edit", "all"] = "edit",
+    after: Literal["edit", "checkpoint", "all"] = "edit",
+    made: int = 0,
     freely: Freely = ASKED_ONLY,
 ) -> list[Row]:
     """Ask every probe of every case before and after its edit.
@@ -118,8 +119,9 @@ def evaluate(
         plan: Their edits.
         intent: What the edits are for.
         step: What rows say of the edits that are in effect.
-        after: What rows say of when they were asked: after their own edit, or after all of a
-            sequence.
+        after: What rows say of when they were asked: after their own edit, at a checkpoint of a
+            sequence, or after all of it.
+        made: What rows say of how many edits a sequence had made.
         freely: How far the model answers in its own words.
 
     Returns:
@@ -159,6 +161,7 @@ def evaluate(
             "task": case.task,
             "intent": intent,
             "after": after,
+            "made": made,
             "step": step,
             "probe": 0,
             "kind": "failed",

@@ -3,7 +3,7 @@
 Cases are cut into steps. In `single`, a step is a chunk of cases whose edits are scored one by
 one, all in one batch; those of cases that go `together` are one. In `batch` and `sequential` it is
 the cases whose edits are made at once; in `sequential` they are made on the model as edited so far,
-and when all are made every case is scored again.
+some cases are scored again at checkpoints on the way, and when all are made every one is.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
 from kn_sweeps.cases import Case
 from kn_sweeps.config import Regime
-from kn_sweeps.edits import Edit, State, joined
+from kn_sweeps.edits import NO_EDIT, Edit, State, joined
 from kn_sweeps.evaluation.evaluate import ASKED_ONLY, Freely, evaluate
 from kn_sweeps.interventions import applied
 from kn_sweeps.methods.base import Method
@@ -110,7 +110,8 @@ def scored(
     step: int,
     seed: int,
     regime: Regime,
-    before: Sequence[Edit],
+    before: Edit = NO_EDIT,
+    made: int = 0,
     state: State | None = None,
     freely: Freely = ASKED_ONLY,
 ) -> tuple[Plan, list[Row]]:
@@ -123,7 +124,8 @@ def scored(
         step: Its number, from 0.
         seed: Of all randomness.
         regime: What is in effect when they are scored.
-        before: The edits of earlier steps, where they stay in effect.
+        before: The edits of earlier steps as one, where they stay in effect.
+        made: How many those are.
         state: What those left to later ones; None but in a sequence.
         freely: How far the model answers in its own words.
 
@@ -135,12 +137,12 @@ def scored(
         # Each edit alone: where a step ends is only a matter of time, and no row may tell.
         rows = evaluate(lm, cases, effect, method.intent, step=0, freely=freely)
         return replace(plan, effects=effect.edits), rows
-    so_far = joined(before)
-    with applied(lm, so_far):
+    with applied(lm, before):
         plan = _planned(lm, method, cases, seed, together=len(cases) > 1, state=state)
         plan = _whole(plan, cases)
-    effect = _all_with(plan, joined([so_far, *plan.edits.values()]))
-    rows = evaluate(lm, cases, effect, method.intent, step=step, freely=freely)
+    effect = _all_with(plan, joined([before, *plan.edits.values()]))
+    made = made + len(plan.edits) if regime == "sequential" else 0
+    rows = evaluate(lm, cases, effect, method.intent, step=step, made=made, freely=freely)
     return replace(plan, effects=effect.edits), rows
 
 
@@ -158,33 +160,39 @@ def _each_alone(
     return merged(plans), merged(effects)
 
 
-def after_all(method: Method, cases: Sequence[Case], edits: Mapping[str, Edit]) -> list[list[Case]]:
-    """The cases that have an edit, cut into chunks to be scored once all edits are made."""
-    return list(_cut(method, [case for case in cases if method.group(case) in edits], CHUNK))
+def in_chunks(method: Method, cases: Sequence[Case]) -> list[list[Case]]:
+    """Cases that have an edit, cut into chunks to be scored once more."""
+    return list(_cut(method, cases, CHUNK))
 
 
-def scored_after_all(
+def scored_again(
     lm: LanguageModel,
     method: Method,
     cases: Sequence[Case],
-    edits: Mapping[str, Edit],
+    so_far: Edit,
     *,
+    after: Literal["checkpoint", "all"],
     step: int,
+    made: int,
     freely: Freely = ASKED_ONLY,
 ) -> list[Row]:
-    """Score some cases with all edits in effect.
+    """Score some cases with the edits of a sequence in effect.
 
     Args:
         lm: The model, unchanged.
         method: Whose edits they are.
-        cases: Those to score.
-        edits: All edits, by id.
+        cases: Those to score; each has an edit.
+        so_far: All edits so far as one.
+        after: Whether they are all, or those up to a checkpoint.
         step: The number of the last step, from 0.
+        made: How many edits there are.
         freely: How far the model answers in its own words.
     """
-    plan = Plan(edits, {case.id: method.group(case) for case in cases})
-    effect = _all_with(plan, joined(edits.values()))
-    return evaluate(lm, cases, effect, method.intent, step=step, after="all", freely=freely)
+    names = {case.id: method.group(case) for case in cases}
+    effect = Plan(dict.fromkeys(names.values(), so_far), names)
+    return evaluate(
+        lm, cases, effect, method.intent, after=after, step=step, made=made, freely=freely
+    )
 
 
 def _all_with(plan: Plan, effect: Edit) -> Plan:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from kn_sweeps.cases import Case
 from kn_sweeps.config import RunConfig
-from kn_sweeps.edits import Edit, State
+from kn_sweeps.edits import NO_EDIT, Edit, State, joined
+from kn_sweeps.evaluation.checkpoints import Sample, crossed
 from kn_sweeps.evaluation.evaluate import Freely
-from kn_sweeps.evaluation.regimes import Steps, after_all, scored, scored_after_all, unit
+from kn_sweeps.evaluation.regimes import Steps, in_chunks, scored, scored_again, unit
 from kn_sweeps.measurements.base import Measure
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -75,9 +76,8 @@ def edit_and_evaluate(
     _say_what_is_there(job, len(cases))
     method.prepare(lm, job.settings.seed)
     todo = Steps(unit(method), cases, regime, job.settings.edits_per_batch, job.step_s)
-    earlier: dict[str, Edit] = {}
-    state: State = {}
-    number = 0
+    behind = Behind(Sample(settings.evaluate_sample, settings.seed))
+    number = step_number = 0
     with tqdm(total=len(cases), unit="case", desc=headline(job.config), disable=None) as bar:
         while todo:
             start = todo.taken
@@ -88,28 +88,76 @@ def edit_and_evaluate(
                     lm,
                     method,
                     step,
-                    step=number,
+                    step=step_number,
                     seed=job.settings.seed,
                     regime=regime,
-                    before=list(earlier.values()),
-                    state=state if regime == "sequential" else None,
+                    before=behind.so_far,
+                    made=behind.made,
+                    state=behind.state if regime == "sequential" else None,
                     freely=freely,
                 )
                 _add_chunk(job, number, (start, step), lm, compute, measures)
-            if regime == "sequential":
-                earlier |= chunks.edits(number)
-                for left in chunks.states(number):
-                    state = method.carried(state, left)
             number += 1
+            if regime == "sequential":
+                before = behind.made
+                behind.take(method, step, chunks, number - 1)
+                if crossed(settings.evaluate_every, before, behind.made):
+                    again = partial(_again, lm, method, behind, step_number, freely, "checkpoint")
+                    some = in_chunks(method, behind.sample.cases())
+                    number = _scored_again(job, number, len(cases), lm, some, again)
+            step_number += 1
             bar.update(len(step))
             job.told(todo.taken, len(cases))
     if regime == "sequential":
-        last = number - 1
-        for rest in counted(after_all(method, cases, earlier), "round after all edits"):
-            if chunks.get(number) is None:
-                compute = partial(_after_all, lm, method, rest, earlier, last, freely)
-                _add_chunk(job, number, (len(cases), rest), lm, compute, {})
-            number += 1
+        again = partial(_again, lm, method, behind, step_number - 1, freely, "all")
+        rest = counted(in_chunks(method, behind.edited), "round after all edits")
+        number = _scored_again(job, number, len(cases), lm, rest, again)
+    return number
+
+
+@dataclass
+class Behind:
+    """What the steps of a sequence leave behind them, always as their chunks have it.
+
+    Attributes:
+        sample: Of the cases that are asked at checkpoints.
+        so_far: All edits as one, so that the last costs what the first does.
+        made: How many they are.
+        state: What the method carries.
+        edited: The cases that have an edit.
+    """
+
+    sample: Sample
+    so_far: Edit = NO_EDIT
+    made: int = 0
+    state: State = field(default_factory=dict)
+    edited: list[Case] = field(default_factory=list)
+
+    def take(self, method: Method, cases: Sequence[Case], chunks: Chunks, number: int) -> None:
+        """Take the step of some cases, which is in a chunk."""
+        edits = chunks.edits(number)
+        self.so_far = joined([self.so_far, *edits.values()])
+        self.made += len(edits)
+        for left in chunks.states(number):
+            self.state = method.carried(self.state, left)
+        now = [case for case in cases if method.group(case) in edits]
+        self.edited += now
+        self.sample.add(now)
+
+
+def _scored_again(
+    job: Job,
+    number: int,
+    start: int,
+    lm: LanguageModel,
+    chunks: Iterable[Sequence[Case]],
+    again: Callable[[Sequence[Case]], tuple[Plan, list[Row]]],
+) -> int:
+    """Add chunks from `number` on that are no steps; give the number behind them."""
+    for cases in chunks:
+        if job.directory.chunks.get(number) is None:
+            _add_chunk(job, number, (start, cases), lm, partial(again, cases), {})
+        number += 1
     return number
 
 
@@ -150,15 +198,19 @@ def _add_chunk(
     check()
 
 
-def _after_all(
+def _again(
     lm: LanguageModel,
     method: Method,
-    cases: Sequence[Case],
-    edits: Mapping[str, Edit],
+    behind: Behind,
     step: int,
     freely: Freely,
+    after: Literal["checkpoint", "all"],
+    cases: Sequence[Case],
 ) -> tuple[Plan, list[Row]]:
-    return NOTHING, scored_after_all(lm, method, cases, edits, step=step, freely=freely)
+    made, so_far = behind.made, behind.so_far
+    return NOTHING, scored_again(
+        lm, method, cases, so_far, after=after, step=step, made=made, freely=freely
+    )
 
 
 def _say_what_is_there(job: Job, cases: int) -> None:

@@ -53,6 +53,14 @@ class Results:
         rows = self.rows[self.rows["after"] == "all"]
         return Results(rows.assign(after="edit"))
 
+    def at_checkpoints(self) -> dict[int, Results]:
+        """The same run as it was at the checkpoints of a sequence, by the edits made so far."""
+        rows = self.rows[self.rows["after"] == "checkpoint"]
+        return {
+            made: Results(rows[rows["made"] == made].assign(after="edit"))
+            for made in sorted(map(int, rows["made"].unique()))
+        }
+
     def of(self, kind: ProbeKind, group: str | None = None) -> pd.DataFrame:
         """The rows of one kind of probe and, where given, of one of its groups.
 

@@ -57,7 +57,7 @@ class Noise(Method):
 
 def test_each_has_the_edits_of_all_in_effect_and_others_their_own(some_lm: LanguageModel) -> None:
     cases = [ALONE, FIRST, SECOND]
-    plan, rows = scored(some_lm, Noise(), cases, step=0, seed=0, regime="single", before=[])
+    plan, rows = scored(some_lm, Noise(), cases, step=0, seed=0, regime="single")
     assert list(plan.edits) == ["c", "a", "b"]
     assert plan.contexts == ("a+b",)
     effects = {
@@ -86,7 +86,7 @@ def test_each_has_the_edits_of_all_in_effect_and_others_their_own(some_lm: Langu
 def test_where_one_fails_all_fail_and_others_do_not(some_lm: LanguageModel) -> None:
     cases = [ALONE, FIRST, SECOND]
     method = Noise(fails=("b",))
-    plan, rows = scored(some_lm, method, cases, step=0, seed=0, regime="single", before=[])
+    plan, rows = scored(some_lm, method, cases, step=0, seed=0, regime="single")
     assert list(plan.edits) == ["c"]
     kinds = {row["case"]: (row["kind"], row["failure"]) for row in rows}
     assert kinds == {

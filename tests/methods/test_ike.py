@@ -24,7 +24,7 @@ from kn_sweeps.edits import (
     save_edits,
 )
 from kn_sweeps.evaluation.evaluate import Freely, evaluate
-from kn_sweeps.evaluation.regimes import scored, scored_after_all
+from kn_sweeps.evaluation.regimes import scored, scored_again
 from kn_sweeps.interventions import applied, applied_rowwise, merge
 from kn_sweeps.measurements.perplexity import Perplexity
 from kn_sweeps.methods.ike import InContextEditing
@@ -128,9 +128,9 @@ def test_several_facts_stand_before_the_question_in_their_order(some_lm: Languag
     method = replace(METHOD, demonstrations=("a b . ", "c . "), question="d . ")
     facts = TOLD["f0"] + TOLD["s0"]
     expected = f"a b . c . {facts}d . "
-    plan, rows = scored(some_lm, method, [FACT, PAIR], step=0, seed=0, regime="batch", before=[])
+    plan, rows = scored(some_lm, method, [FACT, PAIR], step=0, seed=0, regime="batch")
     _agree(some_lm, rows[0], expected, FACT.all_probes[0])
-    first, _ = scored(some_lm, method, [FACT], step=0, seed=0, regime="sequential", before=[])
+    first, _ = scored(some_lm, method, [FACT], step=0, seed=0, regime="sequential")
     _, rows = scored(
         some_lm,
         method,
@@ -138,10 +138,11 @@ def test_several_facts_stand_before_the_question_in_their_order(some_lm: Languag
         step=1,
         seed=0,
         regime="sequential",
-        before=list(first.edits.values()),
+        before=joined(first.edits.values()),
     )
     _agree(some_lm, rows[0], expected, PAIR.all_probes[0])
-    rows = scored_after_all(some_lm, method, [FACT], plan.edits, step=1)
+    so_far = joined(plan.edits.values())
+    rows = scored_again(some_lm, method, [FACT], so_far, after="all", step=1, made=2)
     _agree(some_lm, rows[0], expected, FACT.all_probes[0])
 
 
@@ -182,7 +183,7 @@ def test_what_is_too_long_behind_its_text_fails_and_others_do_not(
     some_lm: LanguageModel, tmp_path: Path
 ) -> None:
     long = replace(FACT, id="f1", edit=Probe(Query("a " * 40), "Paris", "Rome", "edit"))
-    plan, rows = scored(some_lm, METHOD, [FACT, long], step=0, seed=0, regime="single", before=[])
+    plan, rows = scored(some_lm, METHOD, [FACT, long], step=0, seed=0, regime="single")
     assert set(plan.edits) == {"f0", "f1"}
     assert {row["case"] for row in rows if row["kind"] != "failed"} == {"f0"}
     assert rows[-1]["failure"].startswith(

@@ -220,7 +220,7 @@ def test_what_is_planned_by_itself_carries_the_state_on(
 
     monkeypatch.setattr(Memit, "plan", plan)
     method = AlphaEdit((1,), 0.1, second_moment=source, null_threshold=1e9, **ALONE)
-    settings: dict[str, Any] = {"step": 0, "seed": 0, "regime": "sequential", "before": []}
+    settings: dict[str, Any] = {"step": 0, "seed": 0, "regime": "sequential"}
     found, _ = scored(lm_of("gpt2"), method, CASES[:2], **settings, state={})
     assert len(found.state) == 2
     assert [len(state) for state in seen] == [0, 1]

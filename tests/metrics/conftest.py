@@ -20,6 +20,7 @@ def make_row(edit: str = "e0", **given: Any) -> Row:
         "group": "",
         "probe": 0,
         "after": "edit",
+        "made": 0,
         "together": "",
         "old_given": True,
         "old_aliases": [],

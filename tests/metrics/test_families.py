@@ -286,3 +286,30 @@ def test_forgetting_compares_each_edit_with_itself_at_the_end(row):
     # The others read what was asked right after each edit.
     assert values(Reliability(), pd.DataFrame(right_after + at_the_end))["reliability"] == (1, 4)
     assert values(Forgetting(), pd.DataFrame(right_after)) == {}
+
+
+def test_at_checkpoints_earlier_edits_are_judged_again(row):
+    kinds = ("edit", "rephrase", "neighbour", "portability")
+    # The first edit never succeeded, so that nothing of it can hold.
+    after_edits = [
+        row(f"e{i}", kind=kind, post_answer="Rome" if i else "Paris")
+        for i in range(4)
+        for kind in kinds
+    ]
+    later = [
+        row(f"e{i}", kind=kind, after="checkpoint", made=made, post_answer=answer)
+        for made, asked, answers in (
+            (2, (0, 1), ("Paris", "Rome")),
+            (4, (0, 2, 3), ("Rome", "Rome", "Paris")),
+        )
+        for i, answer in zip(asked, answers, strict=True)
+        for kind in kinds
+    ]
+    found = values(Forgetting(), pd.DataFrame(after_edits + later))
+    assert found["reliability_after_2"] == (0.5, 2)
+    assert found["held_after_2"] == (1, 1)
+    for name in ("reliability", "generality", "portability"):
+        assert found[f"{name}_after_4"] == (pytest.approx(2 / 3), 3)
+    assert found["locality_after_4"] == (pytest.approx(1 / 3), 3)
+    assert found["held_after_4"] == (0.5, 2)
+    assert "reliability_after_all" not in found
