@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kn_sweeps.methods.ike import InContextEditing
     from kn_sweeps.methods.kn import KnowledgeNeurons
     from kn_sweeps.methods.locft import LocalisedFineTuning
+    from kn_sweeps.methods.lora import Lora
     from kn_sweeps.methods.memit import Memit
     from kn_sweeps.methods.none import NoEdit
     from kn_sweeps.methods.random import RandomControl
@@ -53,6 +54,7 @@ _FROM = {
     "InContextEditing": "methods.ike",
     "KnowledgeNeurons": "methods.kn",
     "LocalisedFineTuning": "methods.locft",
+    "Lora": "methods.lora",
     "Memit": "methods.memit",
     "NoEdit": "methods.none",
     "RandomControl": "methods.random",
@@ -72,6 +74,7 @@ __all__ = [
     "KnowledgeNeurons",
     "LanguageModel",
     "LocalisedFineTuning",
+    "Lora",
     "Memit",
     "NoEdit",
     "Plan",

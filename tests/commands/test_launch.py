@@ -36,7 +36,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
     for word in (
-        "method: alphaedit, emmet, ft, ike, kn, locft, memit, none, random, random_rome",
+        "method: alphaedit, emmet, ft, ike, kn, locft, lora, memit, none, random, random_rome",
         "rome, ultraedit",
         "dataset: agreement, blimp, conflict_edit, core_relations",
         "measurement: cooccurrence, perplexity, tracing",

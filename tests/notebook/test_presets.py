@@ -28,6 +28,7 @@ METHODS = {
     "emmet": kn.Emmet,
     "ultraedit": kn.UltraEdit,
     "ft": kn.FineTuning,
+    "lora": kn.Lora,
     "locft": kn.LocalisedFineTuning,
     "ike": kn.InContextEditing,
     "random": kn.RandomControl,
