@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from kn_sweeps.editing.spread import Solve, keys_and_states, ridge
 from kn_sweeps.edits import Edit, State, joined
 from kn_sweeps.methods.memit import Memit
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class AlphaEdit(Memit):
             raise ValueError("AlphaEdit needs a text source: set second_moment")
         if self.covariance_weight <= 0:
             raise ValueError("AlphaEdit needs a covariance_weight above 0")
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """As MEMIT's, and of every layer the eigenvectors and what earlier keys weigh."""
+        needs = super().needs(shape, work)
+        more = 8 * len(self.layers) * shape.d_ff**2 * (2 if self.protect_earlier else 1)
+        return replace(needs, statistics=needs.statistics + more)
 
     @override
     def solver(self, lm: LanguageModel, state: State | None = None) -> Solve:

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.second_moment import TextSource, moments_at_hand
 from kn_sweeps.editing.second_moment import needed as moments_needed
@@ -47,6 +48,8 @@ class Memit(Method):
         contexts: Number of sampled contexts for each length, besides the bare prompt.
         context_lengths: Their lengths in tokens.
         context_openings: Words they begin with, in turn; none to sample from the start token.
+        keep_share: Share of an update's entries that is kept, those that change their weight most
+            relatively (RECT, Gu et al. 2024); 1 for all.
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
             model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation; bounds memory.
@@ -67,6 +70,7 @@ class Memit(Method):
     contexts: int = 5
     context_lengths: tuple[int, ...] = (10,)
     context_openings: tuple[str, ...] = ()
+    keep_share: float = 1.0
     end_of_answer: bool = False
     max_rows: int = 256
 
@@ -76,6 +80,7 @@ class Memit(Method):
             raise ValueError(f"layers must be some layers in ascending order, got {self.layers}")
         if self.covariance_weight < 0:
             raise ValueError(f"covariance_weight must be 0 or more, got {self.covariance_weight}")
+        refuse_share(self.keep_share)
         self.objective()
 
     def objective(self) -> Objective:
@@ -108,7 +113,7 @@ class Memit(Method):
         return Needs(
             activations=row * rows,
             statistics=0 if self.second_moment is None else moments_needed(layers, shape.d_ff),
-            edits=4 * work.cases * layers * (shape.d_ff + shape.d_model),
+            edits=layers * kept_needed(self.keep_share, shape, work.cases),
         )
 
     @override
@@ -178,6 +183,7 @@ class Memit(Method):
         for case in [case for case, edit in edits.items() if not _finite(edit)]:
             failed[case] = f"case {case}: the update is not finite"
             del edits[case]
+        edits = kept_largest(lm, edits, self.keep_share, together=together)
         kept = [request for request in kept if request.case in edits]
         left = self.left(lm, kept, edits) if state is not None and kept else None
         return Plan(

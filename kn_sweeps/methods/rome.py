@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
 from kn_sweeps.editing.second_moment import needed as moments_needed
 from kn_sweeps.editing.values import KlPosition, Objective, Value, needed, optimised
@@ -48,6 +49,8 @@ class Rome(Method):
         context_lengths: Their lengths in tokens.
         context_openings: Words they begin with, in turn; none to sample from the start token.
         second_moment: Where C comes from; null for the identity.
+        keep_share: Share of an update's entries that is kept, those that change their weight most
+            relatively (RECT, Gu et al. 2024); 1 for all.
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
             model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
@@ -68,12 +71,14 @@ class Rome(Method):
     context_lengths: tuple[int, ...] = (5, 10)
     context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
+    keep_share: float = 1.0
     end_of_answer: bool = False
     max_rows: int = 256
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         self.objective()
+        refuse_share(self.keep_share)
         if self.contexts < 0:
             raise ValueError(f"contexts must be 0 or more, got {self.contexts}")
         if any(length < 1 for length in self.context_lengths):
@@ -109,7 +114,7 @@ class Rome(Method):
         return Needs(
             activations=row * rows,
             statistics=0 if self.second_moment is None else moments_needed(1, shape.d_ff),
-            edits=4 * work.cases * (shape.d_ff + shape.d_model),
+            edits=kept_needed(self.keep_share, shape, work.cases),
         )
 
     @override
@@ -143,6 +148,7 @@ class Rome(Method):
                 edits[case.id] = update
             else:
                 failed[case.id] = f"case {case.id}: the rank-one update is not finite"
+        edits = kept_largest(lm, edits, self.keep_share, together=together)
         return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
 
     def update(self, value: Value, moment: SecondMoment | None = None) -> RankOne:
