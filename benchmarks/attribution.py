@@ -105,8 +105,8 @@ def measure(lm: LanguageModel, prompts: Sequence[Encoded], converged: int = 512)
     ours, theirs = [], []
     for prompt, one, loop in zip(prompts, found, loops, strict=True):
         (fine,) = integrated_gradients(lm, [prompt], Quadrature("gauss_legendre", converged))
-        ours.append(_jaccard(one.scores, fine.scores))
-        theirs.append(_jaccard(loop, fine.scores))
+        ours.append(jaccard(one.scores, fine.scores))
+        theirs.append(jaccard(loop, fine.scores))
         say(f"{lm.name}: agreement {ours[-1]:.3f}")
     here, there = sum(times) / len(times) / count, sum(reference_times) / count
     return Case(
@@ -242,7 +242,8 @@ def _relative(one: Attribution) -> torch.Tensor:
     return one.residual / (one.value - one.without).abs().clamp(min=FLOOR)
 
 
-def _jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
+def jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Of the coarse sets of two prompts, or of one prompt attributed in two ways."""
     a, b = (scores.cpu() > THRESHOLD * scores.max().cpu() for scores in (one, other))
     return float((a & b).sum() / (a | b).sum())
 

@@ -120,12 +120,12 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * 2048**3 / best
 
 
-def configured_model(name: str) -> LanguageModel:
-    """A model of conf/model, on the CPU in float32."""
+def configured_model(name: str, dtype: str = "float32") -> LanguageModel:
+    """A model of conf/model, on the CPU."""
     config = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"), resolve=True)
     assert isinstance(config, dict)
     lm: LanguageModel = build({str(k): v for k, v in config.items()}).load(
-        torch.device("cpu"), "float32"
+        torch.device("cpu"), dtype
     )
     return lm
 

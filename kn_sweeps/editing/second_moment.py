@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -24,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kn_sweeps.data.texts import fetch_texts, texts_fingerprint, texts_of
+from kn_sweeps.editing.shared_moments import shared_files, shared_sums
 from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.progress.counting import counting
@@ -45,7 +47,8 @@ class TextSource:
     Attributes:
         name: `bundled` (the project's own sentences), a text file or a folder of them (one text
             a line), or a dataset of the hub as `NAME`, `NAME:CONFIG` or
-            `NAME:CONFIG@REVISION`, with a column `text`.
+            `NAME:CONFIG@REVISION`, with a column `text`; or what was summed over texts before: a
+            file, or a folder of files, as in `shared_moments`.
         samples: Texts read; null for all.
         max_tokens: Longer texts are cut.
     """
@@ -79,7 +82,8 @@ class SecondMoment:
         matrix: C, in float64 on the CPU.
         tokens: Keys averaged.
         split_half: |C1 - C2| / |C| (Frobenius) of the two halves of the texts: how far the
-            estimate has converged. The error of C itself is about half of it.
+            estimate has converged. The error of C itself is about half of it. NaN of sums that
+            are not in halves.
     """
 
     layer: int
@@ -152,7 +156,11 @@ def second_moments(
     """
     for layer in layers:
         lm.architecture.check_layer(layer)
-    known = {layer: _load(lm, layer, source) for layer in layers}
+    known: dict[int, _Sums | None]
+    if files := shared_files(source.name):
+        known = {layer: _Sums(*shared_sums(lm, layer, files), 0, done=True) for layer in layers}
+    else:
+        known = {layer: _load(lm, layer, source) for layer in layers}
     missing = [layer for layer, moment in known.items() if moment is None or not moment.done]
     if missing:
         if lm.is_edited:
@@ -178,10 +186,10 @@ def second_moments(
 
 @dataclass
 class _Sums:
-    """What has been summed so far, in two halves."""
+    """What has been summed so far, in two halves; in one where others summed it."""
 
-    halves: Float[Tensor, "2 d_ff d_ff"]
-    tokens: Float[Tensor, " 2"]
+    halves: Float[Tensor, "halves d_ff d_ff"]
+    tokens: Float[Tensor, " halves"]
     texts: int
     done: bool
 
@@ -257,7 +265,9 @@ def _moment(layer: int, sums: _Sums | None) -> SecondMoment:
     tokens = float(sums.tokens.sum())
     matrix = sums.halves.sum(0) / max(tokens, 1)
     each = sums.halves / sums.tokens.clamp(min=1)[:, None, None]
-    apart = float((each[0] - each[1]).norm() / matrix.norm().clamp(min=1e-300))
+    apart = float((each[0] - each[-1]).norm() / matrix.norm().clamp(min=1e-300))
+    if len(each) == 1:
+        apart = math.nan
     return SecondMoment(layer, matrix, int(tokens), apart)
 
 
@@ -283,5 +293,14 @@ def _save_all(lm: LanguageModel, source: TextSource, sums: dict[int, _Sums]) -> 
         path = _path(lm, layer, source)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"halves": one.halves, "tokens": one.tokens}
-        save_tensors(path, tensors, {"texts": one.texts, "done": one.done})
+        about = {
+            "model": lm.name,
+            "revision": lm.revision,
+            "dtype": str(lm.model.dtype),
+            "layer": layer,
+            "source": asdict(source),
+            "texts": one.texts,
+            "done": one.done,
+        }
+        save_tensors(path, tensors, about)
     kept()
