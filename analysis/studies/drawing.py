@@ -20,9 +20,12 @@ COLUMN, PAGE = 3.3, 6.9
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which colour-blind readers can tell apart."""
 GREY = "#7f7f7f"
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "d", "<", ">", "8", "p", "h")
 """One for each of `METHODS`, and one for others."""
-METHODS = ("kn", "random(kn)", "rome", "random(rome)", "memit", "alphaedit", "ft", "none")
+METHODS = (
+    *("kn", "random(kn)", "rome", "random(rome)", "memit", "alphaedit", "ft"),
+    *("emmet", "ultraedit", "locft", "lora", "ike", "none"),
+)
 DATASETS = {"blimp": "BLiMP (syntax)", "pararel": "ParaRel (facts)"}
 
 
@@ -87,7 +90,7 @@ def method_style(method: str) -> dict[str, str]:
     number = METHODS.index(method) if method in METHODS else len(METHODS)
     edits = [name for name in METHODS if not _is_control(name)]
     place = edits.index(method) if method in edits else len(edits)
-    colour = GREY if _is_control(method) else COLOURS[place]
+    colour = GREY if _is_control(method) else COLOURS[place % len(COLOURS)]
     face = "white" if _is_control(method) else colour
     return {"color": colour, "marker": MARKERS[number], "markerfacecolor": face}
 

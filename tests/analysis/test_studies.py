@@ -215,6 +215,8 @@ def test_shards_of_a_study_are_drawn_as_one_run(tmp_path: Path) -> None:
 
 
 def test_no_two_methods_share_a_mark() -> None:
+    there = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    assert {name for name in there if not name.startswith("random")} <= set(METHODS)
     styles = [tuple(method_style(method).values()) for method in (*METHODS, "mine")]
     assert len(set(styles)) == len(styles)
     assert len({marker for _, marker, _ in styles}) == len(styles)

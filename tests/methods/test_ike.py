@@ -23,7 +23,7 @@ from kn_sweeps.edits import (
     load_edits,
     save_edits,
 )
-from kn_sweeps.evaluation.evaluate import Freely, evaluate
+from kn_sweeps.evaluation.evaluate import Freely, _share_kept, evaluate
 from kn_sweeps.evaluation.regimes import scored, scored_again
 from kn_sweeps.interventions import applied, applied_rowwise, merge
 from kn_sweeps.measurements.perplexity import Perplexity
@@ -32,6 +32,7 @@ from kn_sweeps.methods.random import RandomControl
 from kn_sweeps.models.asking import Question, Sentence, ask, score_sentences
 from kn_sweeps.models.generating import Prompt, Writing, write
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.reading import TargetScore
 from kn_sweeps.plans import Plan
 from kn_sweeps.row import Row
 from kn_sweeps.run import run
@@ -231,6 +232,12 @@ def test_a_sentence_is_behind_the_text_without_a_chat_template(causal_lm: Langua
     sentence = "Ann sees this cat ."
     (score,) = score_sentences(causal_lm, [Sentence(sentence, InContext("c . "))])
     assert score.ids == causal_lm.encode(Query(""), sentence, "c . ").target_ids
+
+
+def test_tokens_that_a_text_before_them_changes_are_not_compared() -> None:
+    one = TargetScore((5, 6), (-1.0, -2.0), (5, 7), exact=False)
+    assert math.isnan(_share_kept(one, replace(one, ids=(8,), best=(8,))))
+    assert _share_kept(one, replace(one, best=(5, 6))) == 0.5
 
 
 @pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_bert"])

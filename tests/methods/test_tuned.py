@@ -47,7 +47,7 @@ tiny_bert             2     40    0.001 10.0  1-2    1.0    own   4.0   0.1  0.0
 tiny_gpt2             0     25    0.5   4.0   0-1    1.0    own   4.0   0.1  0.02 0     0.005 0.01
 """
 """By model the values of ROME, MEMIT, AlphaEdit (L2 and null) and fine-tuning, in this order."""
-RATES = {"tiny_bert": 5e-4, "tiny_gpt2": 5e-4, "smollm2_135m": 5e-4}
+RATES = {"smollm2_135m": 1e-3}
 """Localised fine-tuning's learning rate, where it is not the published one."""
 VALUES = {line.split()[0]: line.split()[1:] for line in TABLE.strip().splitlines()[1:]}
 TEXTS = {"wiki": "wikimedia/wikipedia:20231101.en", "own": "bundled"}
