@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens
+from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens, neurgrad
 from kn_sweeps.attribution.cache import VERSION, active_cache
 from kn_sweeps.attribution.contrast import rival_of
 from kn_sweeps.attribution.integrand import LOGITS, Measure, Site
@@ -25,7 +25,14 @@ from kn_sweeps.models.tokenization import Encoded
 _POINTS = 17
 """Points of an integral that its memory is counted for: a panel's at most."""
 
-Kind = Literal["integrated_gradients", "grad_x_act", "activation", "random", "log_prob_increase"]
+Kind = Literal[
+    "integrated_gradients",
+    "grad_x_act",
+    "activation",
+    "neurgrad",
+    "log_prob_increase",
+    "random",
+]
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class Attributor:
             return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind == "neurgrad":
+            return neurgrad(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "log_prob_increase":
             return lens(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "random":

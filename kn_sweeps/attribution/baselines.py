@@ -16,6 +16,9 @@ from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.seeding import generator
 
+Scores = Callable[[Integrand, int, Encoded], Float[Tensor, "layers d_ff"]]
+"""Those of one prompt, by its number among those of the integrand."""
+
 
 def activation(
     lm: LanguageModel,
@@ -54,16 +57,41 @@ def grad_x_act(
         measure: Of the target.
         max_rows: Bounds memory, as in `integrated_gradients`.
     """
+    return _plain(lm, prompts, measure, max_rows, _by_gradient(lambda a: a))
+
+
+def neurgrad(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    *,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """Score each neuron by dP/da_i, turned round where a_i is not above 0.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        measure: Of the target.
+        max_rows: Bounds memory, as in `integrated_gradients`.
+
+    Source: Zhao, Jiang & Yoshinaga (2025), *Neuron Empirical Gradient*, and their code. Deviation:
+    a gated MLP's neurons are the products that its output projection reads, not what is gated.
+    """
+    sign = _by_gradient(lambda a: (a > 0).to(a.dtype) * 2 - 1)
+    return _plain(lm, prompts, measure, max_rows, sign)
+
+
+def _by_gradient(weight: Callable[[Tensor], Tensor]) -> Scores:
+    """Scores that are gradients times what `weight` makes of the neurons, over all places."""
 
     def scores(integrand: Integrand, n: int, _prompt: Encoded) -> Float[Tensor, "layers d_ff"]:
-        each = enumerate(
-            zip(integrand.whole.neurons[:, n], integrand.whole.gradients[:, n], strict=True)
-        )
+        each = zip(integrand.whole.neurons[:, n], integrand.whole.gradients[:, n], strict=True)
         return torch.stack(
-            [(a * integrand.by_neuron(k, gradient)).sum(0) for k, (a, gradient) in each]
+            [(weight(a) * integrand.by_neuron(k, g)).sum(0) for k, (a, g) in enumerate(each)]
         )
 
-    return _plain(lm, prompts, measure, max_rows, scores)
+    return scores
 
 
 def by_chance(
@@ -126,7 +154,7 @@ def _plain(
     prompts: Sequence[Encoded],
     measure: Measure,
     max_rows: int,
-    scores: Callable[[Integrand, int, Encoded], Float[Tensor, "layers d_ff"]],
+    scores: Scores,
 ) -> list[Attribution]:
     """Attributions without an integral: nothing to be complete, no error to estimate."""
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)

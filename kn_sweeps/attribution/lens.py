@@ -3,10 +3,11 @@
     Imp(l, i) = log p(w | h + m_i v_i) - log p(w | h)
 
 h is the residual stream before layer l's MLP adds to it, m_i the neuron, v_i what it writes, and p
-the final norm, whose scale stays that of h, and the head. Of a target of several tokens, the sum.
+the final norm, which divides by what it divides by in the unchanged model, and the head. Of a
+target of several tokens, the sum.
 
-Source: Yu & Ananiadou (2024), *Neuron-Level Knowledge Attribution in Large Language Models*.
-Deviation: the norm's scale is frozen, so that neurons differ by what they write only.
+Source: Yu & Ananiadou (2024), *Neuron-Level Knowledge Attribution in Large Language Models*; that
+the norm's scale is the one at the model's end is from their code.
 """
 
 from __future__ import annotations
@@ -46,16 +47,20 @@ def log_prob_increase(
         for layer in layers:
             architecture.watch_sum(hooks, layer, partial(sums.__setitem__, layer))
         hidden = lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
-    _check_last(lm, norm, sums[layers[-1]][at], hidden[at])
+    last = sums[layers[-1]][at]
+    _check_last(lm, norm, last, hidden[at])
+    scale = _scale(norm, last)
     scores = torch.zeros(len(prompts), architecture.layers, architecture.d_ff, device=lm.device)
     size = max(1, LOGITS // int(lm.model.config.vocab_size))
     for layer in layers:
         written = _unscaled(norm, architecture.values(layer))
         neurons, output = (x[at] for x in seen[layer])
+        # The norm of h, divided by another scale than that of h.
         before = sums[layer][at] - output
-        for k, (h, m, token) in enumerate(zip(before, neurons, places.token, strict=True)):
-            plain = norm(h)
-            moved = (m[:, None] * written / _scale(norm, h)).to(plain.dtype) + plain
+        plains = _unscaled(norm, before) / scale + norm(torch.zeros_like(before))
+        each = zip(plains.to(output.dtype), neurons, scale, places.token, strict=True)
+        for k, (plain, m, divisor, token) in enumerate(each):
+            moved = (m[:, None] * written / divisor).to(plain.dtype) + plain
             gold = [_gold(lm, rows, token) for rows in moved.split(size)]
             scores[places.point[k], layer] += torch.cat(gold) - _gold(lm, plain[None], token)
     return scores

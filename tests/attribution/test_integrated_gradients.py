@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kn_sweeps.attribution.integrated_gradients as module
-from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act
+from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, neurgrad
 from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Measure, Point
 from kn_sweeps.attribution.integrated_gradients import (
@@ -26,6 +26,7 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
+from tests.reference import gradients
 from tests.reference import integrated_gradients as reference
 from tests.reference.reading import Row, causal_rows, masked_rows
 
@@ -275,6 +276,18 @@ def test_the_baselines_are_what_they_say(unlike_lm: LanguageModel) -> None:
         torch.testing.assert_close(largest[n].scores.double(), expected, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(products[n].scores, nodes[n].scores, atol=1e-7, rtol=1e-4)
         assert not largest[n].certified.any()
+
+
+def test_scores_by_gradient_are_those_of_a_plain_backward_pass(some_lm: LanguageModel) -> None:
+    for question in QUERIES:
+        prompt, rows = some_lm.encode(*question), _reference_rows(some_lm, *question)
+        for how, weight in (
+            (grad_x_act, lambda a: a),
+            (neurgrad, lambda a: 1.0 if a > 0 else -1.0),
+        ):
+            (found,) = how(some_lm, [prompt])
+            expected = gradients.scores(some_lm.model, _projections(some_lm), rows, weight)
+            torch.testing.assert_close(found.scores, expected.float(), atol=1e-8, rtol=1e-5)
 
 
 def test_scores_by_chance_are_each_prompts_own_and_the_seeds(some_lm: LanguageModel) -> None:

@@ -1,7 +1,7 @@
 """Log-probability increase of one layer's neurons, one neuron at a time.
 
 Formula: log p(w | h + m_i v_i) - log p(w | h), summed over the target's tokens; p is the head
-behind the final norm with the mean square (or variance) of h.
+behind the final norm, which divides by what it divides by in the model's own pass.
 
 Source: Yu & Ananiadou (2024), *Neuron-Level Knowledge Attribution in Large Language Models*.
 """
@@ -39,7 +39,11 @@ def increase(
     def keep_block(_module: nn.Module, _args: object, output: object) -> None:
         kept["block"] = (output if isinstance(output, Tensor) else output[0])[0]  # type: ignore[index]
 
+    def keep_end(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        kept["end"] = args[0][0]
+
     handles = [
+        norm.register_forward_pre_hook(keep_end),
         projection.register_forward_hook(keep_mlp),
         block.register_forward_hook(keep_block),
     ]
@@ -52,7 +56,8 @@ def increase(
     total = torch.zeros(kept["neurons"].shape[-1], dtype=kept["mlp"].dtype)
     for position, token in wanted.items():
         h = kept["block"][position] - kept["mlp"][position]
-        scale = (h.var(correction=0) if centred else h.pow(2).mean()).add(eps).sqrt()
+        end = kept["end"][position]
+        scale = (end.var(correction=0) if centred else end.pow(2).mean()).add(eps).sqrt()
 
         def log_p(x: Tensor, scale: Tensor = scale, token: int = token) -> Tensor:
             y = norm.weight * (x - x.mean() if centred else x) / scale
