@@ -92,6 +92,10 @@ class Attributor:
         by_question = {_question(p): one for p, one in zip(distinct, known, strict=True)}
         return [by_question[_question(prompt)] for prompt in prompts]
 
+    def computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+        """Attribute each prompt's target anew, whatever is cached."""
+        return self._computed(lm, prompts, self._rows(lm, prompts))
+
     def needs(self, shape: Shape, work: Work) -> Needs:
         """What attributing some prompts together needs of memory, beside the model."""
         prompts = min(work.prompts, max(1, self.max_rows // PROMPT_ROWS))

@@ -27,7 +27,7 @@ from kn_sweeps.records.integrity import load_tensors, save_tensors, unless_damag
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Part of every key: what another version of the project attributed is computed anew."""
 
 
