@@ -80,6 +80,7 @@ def curves(
         ranks = (
             flat.argsort(dim=-1, descending=True, stable=True)
             .argsort(dim=-1)
+            .int()
             .view(len(scores), len(group), *scores.shape[2:])
         )
         cells = [
