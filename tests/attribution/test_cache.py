@@ -212,7 +212,7 @@ def test_it_is_shown_and_cleared(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "lime"}, "choose from integrated_gradients, grad_x_act, activation, random"),
+        ({"kind": "lime"}, "choose from integrated_gradients, grad_x_act, activation, neurgrad"),
         ({"measure": "logit"}, "choose from probability, log_probability"),
         ({"max_rows": 0}, "max_rows must be at least 1"),
     ],
