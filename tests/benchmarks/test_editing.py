@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.editing import compare
+from benchmarks.sequences import sequence
 from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.methods.rome import Rome
 from tests.conftest import random_lm
@@ -35,3 +36,14 @@ def test_both_ways_find_the_same_values_and_answers() -> None:
     assert found.v_star_max_relative_error < 1e-4
     assert found.edit_ratio == pytest.approx(found.reference_edit_seconds / found.edit_seconds)
     assert (found.edits, found.reference_edits, found.contexts) == (2, 2, 3)
+
+
+def test_one_more_edit_is_timed_behind_none_and_behind_some() -> None:
+    cases = [
+        Case(f"c{n}", "P36", "fact", Probe(query, "Paris", "Rome", "edit"), (query,))
+        for n, query in enumerate(QUERIES)
+    ]
+    method = Rome(layer=1, steps=2, contexts=0, kl_factor=0.0)
+    first, later = sequence(random_lm("gpt2"), cases, method, (0, 30))
+    assert (first["edits before"], first["times the first"]) == (0, 1)
+    assert later["edits before"] == 30
