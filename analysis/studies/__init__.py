@@ -14,6 +14,7 @@ from . import (
     generalisation,
     layers,
     localisation,
+    locating,
     rome_syntax,
     suppress_number_neuron,
 )
@@ -29,6 +30,7 @@ STUDIES: tuple[Study, ...] = (
     localisation.study,
     categorical.study,
     causal_tracing.study,
+    locating.study,
     rome_syntax.study,
     criteria.symmetry,
     criteria.synonymy,

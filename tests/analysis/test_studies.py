@@ -37,6 +37,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "localisation": (),
     "categorical": (),
     "causal_tracing": ("measurement.tracing.samples=2", "measurement.tracing.window=2"),
+    "locating": ("limit=2",),
     "rome_syntax": (),
     "symmetry": (),
     "synonymy": (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import matplotlib.style
 import numpy as np
@@ -21,11 +22,13 @@ from analysis.studies import (
     generalisation,
     layers,
     localisation,
+    locating,
     rome_syntax,
     suppress_number_neuron,
 )
 from analysis.studies.drawing import METHODS
 from analysis.summaries import Summary
+from kn_sweeps.attribution.attributor import Kind
 from kn_sweeps.cases import COMPONENTS, ROLES
 from kn_sweeps.dashboards.figures import headline_figure, layer_figure
 from kn_sweeps.data.determiners import DETERMINERS, MODIFIERS
@@ -107,6 +110,17 @@ def of_localisation() -> Figure:
     return localisation._figure(MODEL, pd.concat([numbers, facts]).assign(**marks), by_layer)
 
 
+def of_locating() -> Figure:
+    kinds = [*get_args(Kind)]
+    numbers = table(dataset=["blimp", "pararel"], attribution=kinds, number=["suppressed"])
+    curves = table(
+        dataset=["blimp", "pararel"], attribution=kinds, curve=["suppressed", "kept"], k=[1, 300000]
+    )
+    return locating._figure(
+        MODEL, numbers.assign(passes=123.0), curves.assign(share=0.5, cases=12345)
+    )
+
+
 def of_rome_syntax() -> Figure:
     numbers = table(source=["all", *SOURCES], metric=forgetting.criteria(), method=[*METHODS[2:]])
     return rome_syntax._figure(MODEL, numbers)
@@ -143,7 +157,7 @@ def style() -> Iterator[None]:
     [
         *(of_layers, of_categorical, of_causal_tracing, of_cooccurrence, of_symmetry),
         *(of_determiner_neurons, of_generalisation, of_localisation, of_rome_syntax),
-        *(of_suppress_number_neuron, of_a_run, of_a_runs_layers),
+        *(of_suppress_number_neuron, of_locating, of_a_run, of_a_runs_layers),
     ],
 )
 def test_every_text_of_a_crowded_figure_can_be_read(figure: Callable[[], Figure]) -> None:
