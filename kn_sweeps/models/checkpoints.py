@@ -233,6 +233,13 @@ def _model_type(config: Path) -> str:
         raise ValueError(f"{CONFIG} does not say which family it is: it has no model_type")
     if "/" in str(found.get("attn_implementation")):
         raise ValueError(f"{CONFIG} names code of a hub as attn_implementation; remove that line")
+    if (quantised := found.get("quantization_config")) is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ValueError(
+            f"{CONFIG} says that its weights are quantised ({method or quantised}): what neurons "
+            "write is read from weights and edits are written into them, so they must be plain "
+            "numbers. Dequantise it first: from_pretrained(...).dequantize().save_pretrained(DIR)"
+        )
     return str(found["model_type"])
 
 
