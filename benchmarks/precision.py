@@ -1,6 +1,7 @@
 """What bfloat16 and float16 do to every number, beside float32 in the same run.
 
     python -m benchmarks.precision smollm2_135m --facts 3
+    python -m benchmarks.precision smollm2_135m --facts 1 --parts attribution,rome --contexts 1
 
 Bundled facts are attributed, traced, edited by ROME and asked, by the same model in both dtypes, on
 the CPU. Contexts, noise and cases are the same; the table has how far apart results are, and the
@@ -11,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 
 from benchmarks.attribution import jaccard
-from benchmarks.measuring import configured_model, say, table, timed
+from benchmarks.measuring import Result, configured_model, say, table, timed
 from benchmarks.memory import some_cases
 from kn_sweeps.attribution.causal_tracing import Trace, subject_spread, trace
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
@@ -33,7 +35,8 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
 from kn_sweeps.row import Row
 
-NOISE, SAMPLES = 3.0, 2
+NOISE, SAMPLES = 3.0, 1
+PARTS = ("attribution", "tracing", "rome")
 
 
 @dataclass(frozen=True)
@@ -48,39 +51,42 @@ class Found:
         seconds: By what was done.
     """
 
-    attributions: Sequence[Attribution]
-    traces: Sequence[Trace]
+    attributions: list[Attribution]
+    traces: list[Trace]
     values: dict[str, Value]
-    rows: Sequence[Row]
+    rows: list[Row]
     seconds: dict[str, float]
 
 
 def found(
-    lm: LanguageModel, cases: Sequence[Case], method: Rome, contexts: Sequence[str], noise: float
+    lm: LanguageModel,
+    cases: Sequence[Case],
+    method: Rome,
+    contexts: Sequence[str],
+    noise: float,
+    parts: Collection[str] = PARTS,
 ) -> Found:
-    """Do everything once in a model's dtype."""
-    probes = [edit_probe(case) for case in cases]
-    prompts = [lm.encode(probe.query, probe.old) for probe in probes]
+    """Do some parts once in a model's dtype."""
+    prompts = [lm.encode(edit_probe(case).query, edit_probe(case).old) for case in cases]
     evaluate(lm, cases[:1], NoEdit().plan(lm, cases[:1]), "replace")  # what loads, loads now
-    seconds: dict[str, float] = {}
-    attributions, seconds["attribution"] = timed(
-        partial(integrated_gradients, lm, prompts), lm.device
-    )
-    say(f"{lm.model.dtype}: attribution {seconds['attribution']:.1f} s")
+    got = Found([], [], {}, [], {})
 
-    def traced() -> list[Trace]:
-        return [trace(lm, one, noise=noise, seed=0, samples=SAMPLES) for one in prompts[:1]]
+    def take(name: str, what: Callable[[], Result]) -> Result:
+        result, got.seconds[name] = timed(what, lm.device)
+        say(f"{lm.model.dtype}: {name} {got.seconds[name]:.1f} s")
+        return result
 
-    traces, seconds["tracing"] = timed(traced, lm.device)
-    say(f"{lm.model.dtype}: tracing {seconds['tracing']:.1f} s")
-    (values, _), seconds["rome"] = timed(
-        partial(optimised, lm, cases, contexts, method.objective()), lm.device
-    )
-    say(f"{lm.model.dtype}: ROME {seconds['rome']:.1f} s")
-    judge = partial(evaluate, lm, cases, _plan(method, values), "replace")
-    rows, seconds["evaluation"] = timed(judge, lm.device)
-    say(f"{lm.model.dtype}: evaluation {seconds['evaluation']:.1f} s")
-    return Found(attributions, traces, values, rows, seconds)
+    if "attribution" in parts:
+        got.attributions.extend(take("attribution", partial(integrated_gradients, lm, prompts)))
+    if "tracing" in parts:
+        one = partial(trace, lm, prompts[0], noise=noise, seed=0, samples=SAMPLES)
+        got.traces.append(take("tracing", one))
+    if "rome" in parts:
+        values, _ = take("rome", partial(optimised, lm, cases, contexts, method.objective()))
+        got.values.update(values)
+        judge = partial(evaluate, lm, cases, _plan(method, values), "replace")
+        got.rows.extend(take("evaluation", judge))
+    return got
 
 
 def _plan(method: Rome, values: dict[str, Value]) -> Plan:
@@ -90,11 +96,30 @@ def _plan(method: Rome, values: dict[str, Value]) -> Plan:
 
 def compared(one: Found, wide: Found) -> dict[str, float]:
     """How far a dtype's results are from those of float32."""
-    pairs = list(zip(one.attributions, wide.attributions, strict=True))
+    numbers: dict[str, float] = {}
+    if one.attributions:
+        numbers |= _of_attributions(one.attributions, wide.attributions)
+    if one.traces:
+        pairs = [
+            (a.effects[what], b.effects[what])
+            for a, b in zip(one.traces, wide.traces, strict=True)
+            for what in a.effects
+        ]
+        numbers["tracing: effects, largest error"] = max(
+            float((a - b).abs().max()) for a, b in pairs
+        )
+        numbers["tracing: largest effect in float32"] = max(float(b.abs().max()) for _, b in pairs)
+    if one.values:
+        numbers |= _of_edits(one, wide)
+    ratios = {what: one.seconds[what] / wide.seconds[what] for what in one.seconds}
+    return numbers | {f"{what}: seconds, ratio": ratio for what, ratio in ratios.items()}
+
+
+def _of_attributions(
+    ours: Sequence[Attribution], theirs: Sequence[Attribution]
+) -> dict[str, float]:
+    pairs = list(zip(ours, theirs, strict=True))
     shared = [jaccard(a.scores, b.scores) for a, b in pairs]
-    answers = list(zip(one.rows, wide.rows, strict=True))
-    edited = [(a, b) for a, b in answers if a["kind"] == "edit"]
-    near = [(a, b) for a, b in answers if a["kind"] == "neighbour"]
     return {
         "coarse sets, least Jaccard": min(shared),
         "coarse sets, mean Jaccard": statistics.mean(shared),
@@ -102,39 +127,36 @@ def compared(one: Found, wide: Found) -> dict[str, float]:
             float((a.scores - b.scores).norm() / b.scores.norm()) for a, b in pairs
         ),
         "P(answer), largest relative error": max(abs(a.value / b.value - 1) for a, b in pairs),
-        "completeness residual, median of layers": _residual(one.attributions),
-        "the same in float32": _residual(wide.attributions),
-        "layers certified, share": _certified(one.attributions),
-        "the same of float32": _certified(wide.attributions),
-        "tracing: effects, largest error": max(
-            float((a.effects[what] - b.effects[what]).abs().max())
-            for a, b in zip(one.traces, wide.traces, strict=True)
-            for what in a.effects
-        ),
-        "tracing: largest effect in float32": max(
-            float(b.effects[what].abs().max()) for b in wide.traces for what in b.effects
-        ),
+        "completeness residual, relative, median of layers": _residual(ours),
+        "the same in float32": _residual(theirs),
+        "layers certified, share": _certified(ours),
+        "the same of float32": _certified(theirs),
+    }
+
+
+def _of_edits(one: Found, wide: Found) -> dict[str, float]:
+    answers = list(zip(one.rows, wide.rows, strict=True))
+
+    def share(kind: str, expected: Literal["new", "pre_answer"]) -> tuple[float, float]:
+        """How many answers are what a column says, here and in float32."""
+        both = ([row for row in f.rows if row["kind"] == kind] for f in (one, wide))
+        here, there = ([row["post_answer"] == row[expected] for row in rows] for rows in both)
+        return _share(here), _share(there)
+
+    new, new_wide = share("edit", "new")
+    near, near_wide = share("neighbour", "pre_answer")
+    return {
         "v*, largest relative error": max(
             float((a.v_star - wide.values[case].v_star).norm() / wide.values[case].v_star.norm())
             for case, a in one.values.items()
         ),
-        "edits that answer new, share": _share(
-            [row["post_answer"] == row["new"] for row, _ in edited]
-        ),
-        "the same with float32": _share([row["post_answer"] == row["new"] for _, row in edited]),
+        "edits that answer new, share": new,
+        "edits that answer new, float32": new_wide,
+        "neighbours that answer as before, share": near,
+        "neighbours that answer as before, float32": near_wide,
         "answers of the edited model that are equal, share": _share(
             [a["post_answer"] == b["post_answer"] for a, b in answers]
         ),
-        "neighbours that answer as before, share": _share(
-            [row["post_answer"] == row["pre_answer"] for row, _ in near]
-        ),
-        "the same, of float32": _share(
-            [row["post_answer"] == row["pre_answer"] for _, row in near]
-        ),
-        **{
-            f"{what}: seconds, ratio": one.seconds[what] / wide.seconds[what]
-            for what in one.seconds
-        },
     }
 
 
@@ -161,19 +183,23 @@ def main() -> None:
     parser.add_argument("model", help="a YAML of conf/model")
     parser.add_argument("--facts", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to compare")
+    parser.add_argument("--contexts", type=int, help="ROME's, of each length (the preset's)")
     options = parser.parse_args()
     wide = configured_model(options.model)
     cases = some_cases(wide, options.facts)
-    method = Rome.for_model(wide)
+    settings = {} if options.contexts is None else {"contexts": options.contexts}
+    method = Rome.for_model(wide, **settings)
+    parts = options.parts.split(",")
     contexts = sampled_contexts(
         wide, 0, method.contexts, method.context_lengths, method.context_openings
     )
     prompts = [wide.encode(edit_probe(case).query, edit_probe(case).old) for case in cases]
     noise = NOISE * subject_spread(wide, prompts)
-    expected = found(wide, cases, method, contexts, noise)
+    expected = found(wide, cases, method, contexts, noise, parts)
     del wide
     half = configured_model(options.model, options.dtype)
-    rows = compared(found(half, cases, method, contexts, noise), expected)
+    rows = compared(found(half, cases, method, contexts, noise, parts), expected)
     print(table([{"": name, options.dtype: value} for name, value in rows.items()]))
 
 
