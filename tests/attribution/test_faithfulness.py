@@ -49,10 +49,12 @@ def test_they_are_those_of_one_pass_a_cell(some_lm: LanguageModel) -> None:
                 for row in some_lm.rows(prompt)
             ]
             for r in range(2):
-                order = scores[r, p].flatten().argsort(descending=True).tolist()
+                order = scores[r, p].flatten().argsort(descending=True)
                 for n, k in enumerate(KS):
                     for curve, chosen in enumerate((order[:k], order[k:])):
-                        silent = [divmod(i, some_lm.architecture.d_ff) for i in chosen]
+                        silent = torch.zeros(scores[r, p].numel(), dtype=torch.bool)
+                        silent[chosen] = True
+                        silent = silent.view(scores[r, p].shape)
                         expected = probability_without(some_lm.model, projections, rows, silent)
                         assert float(found[curve, r, p, n]) == pytest.approx(expected, rel=1e-6)
 

@@ -1,6 +1,6 @@
 """A target's probability with some neurons at 0 where it is read: one forward pass a row."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ def probability_without(
     model: nn.Module,
     projections: Sequence[nn.Module],
     rows: Sequence[Row],
-    silent: Collection[tuple[int, int]],
+    silent: Tensor,
 ) -> float:
     """P of all target tokens of all rows.
 
@@ -22,23 +22,22 @@ def probability_without(
         model: Any LM whose output has ``logits``.
         projections: The MLP output projections, layer 0 first.
         rows: From ``causal_rows`` or ``masked_rows``.
-        silent: (layer, index) of the neurons at 0, from 0.
+        silent: True for the neurons at 0, shape (layers, d_ff).
     """
     total = 0.0
     for row in rows:
         handles = []
         for layer, projection in enumerate(projections):
-            indices = [i for n, i in silent if n == layer]
 
             def put(
                 _module: nn.Module,
                 args: tuple[Any, ...],
-                indices: list[int] = indices,
+                chosen: Tensor = silent[layer],
                 row: Row = row,
             ) -> Any:
                 changed: Tensor = args[0].clone()
                 for position in row.positions:
-                    changed[0, position, indices] = 0
+                    changed[0, position, chosen] = 0
                 return (changed, *args[1:])
 
             handles.append(projection.register_forward_pre_hook(put))
