@@ -13,6 +13,7 @@ from . import (
     determiner_neurons,
     generalisation,
     layers,
+    lifelong,
     localisation,
     locating,
     rome_syntax,
@@ -35,4 +36,5 @@ STUDIES: tuple[Study, ...] = (
     criteria.symmetry,
     criteria.synonymy,
     generalisation.study,
+    lifelong.study,
 )

@@ -29,7 +29,15 @@ from tests.test_config import composed
 
 # What a preset's own settings would take too long for here.
 QUICK = ("tracker=none", "limit=4")
-FEW_STEPS = {"method=rome": ["method.steps=3"], "method=random_rome": ["method.of.steps=3"]}
+FEW_STEPS = {
+    "method=random_rome": ["method.of.steps=3"],
+    **{
+        f"method={name}": ["method.steps=3", "method.contexts=0"]
+        for name in ("rome", "memit", "alphaedit", "emmet")
+    },
+    "method=ft": ["method.steps=3"],
+    **{f"method={name}": ["method.epochs=3"] for name in ("locft", "lora")},
+}
 OWN: dict[str, tuple[str, ...]] = {
     "determiner_neurons": (),
     "suppress_number_neuron": (),
@@ -42,6 +50,9 @@ OWN: dict[str, tuple[str, ...]] = {
     "symmetry": (),
     "synonymy": (),
     "generalisation": ("dataset=agreement", "dataset.elsewhere=2"),
+    "lifelong": (
+        *("dataset.relations=[P36]", "limit=2", "edits_per_batch=1", "evaluate_every=[1,2]"),
+    ),
 }
 
 
@@ -155,6 +166,21 @@ def test_a_matrix_of_effects_has_every_pair(made: Callable[[str], Made]) -> None
     assert set(numbers["measured"]) == sources
     assert set(numbers["method"]) == {"kn", "random(kn)", "rome", "random(rome)"}
     assert len(numbers) == 4 * len(sources) ** 2
+
+
+def test_every_method_has_its_numbers_at_every_checkpoint(made: Callable[[str], Made]) -> None:
+    sweep = made("lifelong").sweep
+    numbers = pd.read_csv(sweep / "figures" / "lifelong_pararel_tiny_gpt2.csv")
+    runs = read_runs(sweep)
+    assert len(numbers) == len(runs) * 4 * 2 == 7 * 4 * 2
+    for one in runs:
+        own = numbers[numbers["method"] == one.method].set_index(["metric", "edits"])
+        for metric, edits in itertools.product(
+            ("reliability", "held", "generality", "locality"), (1, 2)
+        ):
+            estimate = one.summary["metrics"][f"{metric}_after_{edits}"]
+            wanted = np.nan if estimate["value"] is None else estimate["value"]
+            assert own.loc[(metric, edits), "value"] == pytest.approx(wanted, nan_ok=True)
 
 
 def test_examples_show_what_the_model_said(made: Callable[[str], Made]) -> None:
