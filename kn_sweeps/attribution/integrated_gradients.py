@@ -171,8 +171,9 @@ def _integrate(
     if unclear and lm.model.dtype == torch.float32:
         numbers = sorted({p for p, _ in unclear})
         again = [(numbers.index(p), layer) for p, layer in unclear]
-        if rows := _rows_in_double(lm, [prompts[p] for p in numbers], max_rows):
-            with in_double(lm.model):
+        rows, whole = _rows_in_double(lm, [prompts[p] for p in numbers], max_rows)
+        if rows:
+            with in_double(lm.model, whole=whole):
                 exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
                 found = _taken(lm, exact, quadrature, again, rows)
             paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
@@ -181,11 +182,16 @@ def _integrate(
     ]
 
 
-def _rows_in_double(lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int) -> int:
-    """How many rows to compute in double precision at once; 0 where memory holds none."""
+def _rows_in_double(
+    lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int
+) -> tuple[int, bool]:
+    """How many rows to compute in double precision at once, and whether all weights are then.
+
+    No rows where memory holds none; all weights where it holds them and all rows.
+    """
     free = free_memory(lm.device)
     if free is None:
-        return max_rows
+        return max_rows, True
     longest = max(len(prompt.ids) for prompt in prompts)
     # Whole rows, for all of the prompts run once as they are; every number takes twice its size.
     each = 2 * lm.shape.kept(1, longest, 0, lm.shape.layers)
@@ -196,8 +202,9 @@ def _rows_in_double(lm: LanguageModel, prompts: Sequence[Encoded], max_rows: int
             "%.1f GiB are needed and %.1f are free",
             *((lm.shape.double() + len(prompts) * each) / 2**30, free / 2**30),
         )
-        return 0
-    return min(rows, max_rows)
+        return 0, False
+    # Of float32 weights all in double take as much again; half of what is free is left alone.
+    return min(rows, max_rows), 2 * (lm.shape.weights + max_rows * each) < free
 
 
 def _taken(

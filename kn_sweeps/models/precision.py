@@ -13,21 +13,31 @@ from transformers import PreTrainedModel
 
 
 @contextmanager
-def in_double(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in float64 inside the block; the weights stay the float32 numbers that they are.
+def in_double(model: PreTrainedModel, *, whole: bool = False) -> Iterator[None]:
+    """Compute in float64 inside the block; float32 weights are the same again afterwards.
 
     Memory: a weight is double for as long as something is computed with it, one at a time, and
     is made so again for gradients; embeddings are looked up in float32. Activations take twice
     their size.
+
+    Args:
+        model: In float32.
+        whole: Whether all weights are double at once: a fifth faster, and twice the memory.
 
     Raises:
         ValueError: If the model is not in float32: half precision would be another model.
     """
     if model.dtype != torch.float32:
         raise ValueError(f"only a float32 model can be computed in double, not {model.dtype}")
-    mode = _Double(model)
-    with mode, torch.autograd.graph.saved_tensors_hooks(mode.pack, _unpacked):
-        yield
+    try:
+        if whole:
+            model.double()
+        mode = _Double(model)
+        with mode, torch.autograd.graph.saved_tensors_hooks(mode.pack, _unpacked):
+            yield
+    finally:
+        if whole:
+            model.float()  # exact, as every float32 number is a double
 
 
 class _Again(NamedTuple):

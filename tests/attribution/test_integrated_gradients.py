@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 import kn_sweeps.attribution.integrated_gradients as module
 from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, neurgrad
@@ -226,6 +228,36 @@ def test_what_single_precision_cannot_certify_is_computed_in_double(
     assert single.model.dtype == torch.float32
     monkeypatch.setattr(module, "in_double", None)  # not called where nothing is unclear
     integrated_gradients(single, prompts, Quadrature(tol=1e-2))
+
+
+def test_where_double_precision_does_not_fit_it_is_made_smaller_or_left_out_and_said(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    single = _single(some_lm, torch.float32)
+    prompts, fine = _encoded(single), Quadrature(tol=1e-8)
+    roomy = integrated_gradients(single, prompts, fine)
+    wholes: list[bool] = []
+    own = module.in_double
+
+    def seen(model: PreTrainedModel, *, whole: bool) -> AbstractContextManager[None]:
+        wholes.append(whole)
+        return own(model, whole=whole)
+
+    monkeypatch.setattr(module, "in_double", seen)
+    longest = max(len(prompt.ids) for prompt in prompts)
+    row = 2 * single.shape.kept(1, longest, 0, single.shape.layers)
+    tight = single.shape.double() + len(prompts) * row
+    monkeypatch.setattr(module, "free_memory", lambda _: tight)
+    found = integrated_gradients(single, prompts, fine)
+    assert set(wholes) == {False}
+    for one, other in zip(found, roomy, strict=True):
+        assert one.certified.all()
+        assert _relative(one, other) < 1e-7
+    monkeypatch.setattr(module, "free_memory", lambda _: row)
+    wholes.clear()
+    assert not all(one.certified.all() for one in integrated_gradients(single, prompts, fine))
+    assert not wholes
+    assert "stays uncertified: to compute it in double" in caplog.text
 
 
 def test_double_precision_is_undone_by_an_interrupt(some_lm: LanguageModel) -> None:

@@ -22,12 +22,14 @@ def _states_and_gradient(model: torch.nn.Module) -> tuple[torch.Tensor, torch.Te
     return logits.detach(), gradient
 
 
-def test_it_computes_what_the_model_would_in_double(some_lm: LanguageModel) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_it_computes_what_the_model_would_in_double(some_lm: LanguageModel, whole: bool) -> None:
     single = copy.deepcopy(some_lm.model).float()
     double = copy.deepcopy(single).double()
     expected = _states_and_gradient(double)
-    with in_double(single):
+    with in_double(single, whole=whole):
         found = _states_and_gradient(single)
+    assert single.dtype == torch.float32
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float64
         # A norm of LLaMA's goes through float32 in the plain model, and does not here.
