@@ -137,7 +137,8 @@ class RunConfig:
         every = self.evaluate_every
         if every is not None and self.regime != "sequential":
             raise ValueError("evaluate_every needs regime=sequential")
-        if every == () or min(every if isinstance(every, tuple) else [every or 1]) < 1:
+        numbers = (every,) if isinstance(every, int) else every
+        if numbers is not None and min(numbers, default=0) < 1:
             raise ValueError(
                 f"evaluate_every must be a number of edits, a list of such, or null; got {every}"
             )

@@ -127,6 +127,8 @@ def test_a_controlled_method_takes_settings() -> None:
         (["method=rome", "method.clamp_norm=-1"], "clamp_norm must be above 0"),
         (["limit=0"], "limit must be at least 1, or null"),
         (["batch_size=0"], "batch_size must be at least 1"),
+        (["regime=sequential", "evaluate_every=0"], "evaluate_every must be a number of edits"),
+        (["regime=sequential", "evaluate_every=[]"], "evaluate_every must be a number of edits"),
         (["shard=2/2"], r"shard must be I/N with 0 <= I < N, e.g. 0/4; got '2/2'"),
         (["shard=one"], "shard must be I/N"),
         (["method.threshold=high"], "method.threshold='high': Input should be a valid number"),

@@ -138,8 +138,7 @@ def scored(
         rows = evaluate(lm, cases, effect, method.intent, step=0, freely=freely)
         return replace(plan, effects=effect.edits), rows
     with applied(lm, before):
-        plan = _planned(lm, method, cases, seed, together=len(cases) > 1, state=state)
-        plan = _whole(plan, cases)
+        plan = _whole(lm, method, cases, seed, together=len(cases) > 1, state=state)
     effect = _all_with(plan, joined([before, *plan.edits.values()]))
     made = made + len(plan.edits) if regime == "sequential" else 0
     rows = evaluate(lm, cases, effect, method.intent, step=step, made=made, freely=freely)
@@ -154,7 +153,7 @@ def _each_alone(
     plans, effects = [], []
     for together, some in groups.items():
         at_once = bool(together) and len(some) > 1
-        plan = _whole(_planned(lm, method, some, seed, together=at_once), some)
+        plan = _whole(lm, method, some, seed, together=at_once)
         plans.append(plan)
         effects.append(_all_with(plan, joined(plan.edits.values())) if together else plan)
     return merged(plans), merged(effects)
@@ -209,37 +208,67 @@ def _planned(
     together: bool,
     state: State | None = None,
 ) -> Plan:
-    """Plan; where that fails as a whole, each group by itself, so that one fault fails one edit."""
+    """Plan; where that fails as a whole, without what fails by itself: one fault fails one edit.
+
+    Edits that are made at once stay planned at once: where each can be made by itself and they
+    cannot be made together, there is none.
+    """
     try:
         return method.plan(lm, cases, seed, together=together, state=state)
     except ValueError as error:
         groups = _groups(method.group, cases)
         if len(groups) == 1:
-            log.warning("no edit: %s", error)
-            failed = {case.id: str(error) for case in cases}
-            return Plan({}, {}, failed=failed, intent=method.intent)
-        plans = []
+            return _none(method, cases, error)
+        plans, faults = [], []
         for group in groups.values():
-            plan = _planned(lm, method, group, seed, together=together, state=state)
-            for left in plan.state:
-                state = method.carried(state or {}, left)
-            plans.append(plan)
-        return merged(plans)
+            try:
+                plans.append(method.plan(lm, group, seed, together=together, state=state))
+            except ValueError as fault:
+                faults.append(_none(method, group, fault))
+        if not together:
+            return merged([*plans, *faults])
+        if not faults:
+            return _none(method, cases, error)
+        failed = {case for plan in faults for case in plan.failed}
+        left = [case for case in cases if case.id not in failed]
+        again = [_planned(lm, method, left, seed, together=True, state=state)] if left else []
+        return merged([*again, *faults])
 
 
-def _whole(plan: Plan, cases: Sequence[Case]) -> Plan:
-    """The plan without the edits of cases that go together with one that failed."""
+def _none(method: Method, cases: Sequence[Case], error: ValueError) -> Plan:
+    """A plan without edits."""
+    log.warning("no edit: %s", error)
+    return Plan({}, {}, failed={case.id: str(error) for case in cases}, intent=method.intent)
+
+
+def _whole(
+    lm: LanguageModel,
+    method: Method,
+    cases: Sequence[Case],
+    seed: int,
+    *,
+    together: bool,
+    state: State | None = None,
+) -> Plan:
+    """Plan without the cases that go together with one that fails.
+
+    The others are planned anew: what was planned at once depends on all that it was planned for.
+    """
+    plan = _planned(lm, method, cases, seed, together=together, state=state)
     broken = {case.together: case.id for case in cases if case.together and case.id in plan.failed}
     lost = {
         case.id: f"{broken[case.together]}, which it goes together with, failed"
         for case in cases
         if case.together in broken and case.id not in plan.failed
     }
-    kept = {case: edit for case, edit in plan.edit_of.items() if case not in lost}
-    edits = {name: edit for name, edit in plan.edits.items() if name in set(kept.values())}
-    return (
-        replace(plan, edits=edits, edit_of=kept, failed={**plan.failed, **lost}) if lost else plan
-    )
+    if not lost:
+        return plan
+    left = [case for case in cases if case.id not in plan.failed and case.id not in lost]
+    kept = Plan({}, {}, intent=plan.intent)
+    if left:
+        at_once = together and len(left) > 1
+        kept = _whole(lm, method, left, seed, together=at_once, state=state)
+    return replace(kept, failed={**plan.failed, **lost, **kept.failed})
 
 
 def merged(plans: Sequence[Plan]) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +95,37 @@ def test_where_one_fails_all_fail_and_others_do_not(some_lm: LanguageModel) -> N
         "a": ("failed", "b, which it goes together with, failed"),
         "b": ("failed", "it cannot be"),
     }
+
+
+def test_a_batch_is_planned_anew_without_those_that_fail(some_lm: LanguageModel) -> None:
+    # What is planned at once is one change: it must not be what it was with those in it.
+    cases = [FIRST, ALONE, replace(ALONE, id="d"), SECOND]
+    plan, rows = scored(some_lm, Noise(fails=("b",)), cases, step=0, seed=0, regime="batch")
+    assert plan.contexts == ("c+d",)
+    assert list(plan.edits) == ["c", "d"]
+    assert {row["case"] for row in rows if row["kind"] == "failed"} == {"a", "b"}
+
+
+def test_one_fault_fails_one_edit_of_a_batch_that_stays_planned_at_once(
+    some_lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, unfit = Noise.plan, {"b"}
+
+    def plan(
+        self: Noise, lm: LanguageModel, cases: Sequence[Case], *args: Any, **more: Any
+    ) -> Plan:
+        found = {case.id for case in cases}
+        if found & unfit or found == {"a", "c", "d"}:
+            raise ValueError("unfit" if found & unfit else "not these at once")
+        return original(self, lm, cases, *args, **more)
+
+    monkeypatch.setattr(Noise, "plan", plan)
+    alone = [replace(ALONE, id=name) for name in "abce"]
+    done, _ = scored(some_lm, Noise(), alone, step=0, seed=0, regime="batch")
+    assert (done.contexts, done.failed) == (("a+c+e",), {"b": "unfit"})
+    alone = [replace(ALONE, id=name) for name in "acd"]
+    done, _ = scored(some_lm, Noise(), alone, step=0, seed=0, regime="batch")
+    assert (dict(done.edits), set(done.failed.values())) == ({}, {"not these at once"})
 
 
 def test_they_are_never_cut_apart() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from kn_sweeps.cases import Case, Probe, Query
 from kn_sweeps.editing.second_moment import TextSource, second_moments
 from kn_sweeps.editing.values import optimised
 from kn_sweeps.edits import Edit, LowRank, RankOne, State, joined, parts
-from kn_sweeps.evaluation.regimes import merged, scored
+from kn_sweeps.evaluation.regimes import merged
 from kn_sweeps.interventions import applied, recorded
 from kn_sweeps.methods.alphaedit import AlphaEdit
 from kn_sweeps.methods.base import Method
@@ -204,26 +204,6 @@ def test_plans_are_merged_with_all_that_they_say() -> None:
     assert [found.edit for found in plan.located] == ["a", "b"]
     assert plan.attributions["P"].shape == (2, 2)
     assert (plan.contexts, plan.intent, plan.state) == (("", "x. "), "erase", (ones, ones))
-
-
-def test_what_is_planned_by_itself_carries_the_state_on(
-    lm_of: Callable[[str], LanguageModel], source: TextSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = Memit.plan
-    seen: list[Any] = []
-
-    def plan(self: Memit, lm: Any, cases: Any, seed: int, *, state: State, **more: Any) -> Plan:
-        if len(cases) > 1:
-            raise ValueError("not these together")
-        seen.append(state)
-        return original(self, lm, cases, seed, state=state, **more)
-
-    monkeypatch.setattr(Memit, "plan", plan)
-    method = AlphaEdit((1,), 0.1, second_moment=source, null_threshold=1e9, **ALONE)
-    settings: dict[str, Any] = {"step": 0, "seed": 0, "regime": "sequential"}
-    found, _ = scored(lm_of("gpt2"), method, CASES[:2], **settings, state={})
-    assert len(found.state) == 2
-    assert [len(state) for state in seen] == [0, 1]
 
 
 def test_a_sequence_goes_on_with_what_was_left(
