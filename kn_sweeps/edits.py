@@ -238,6 +238,16 @@ def is_identity(edit: Edit) -> bool:
     return all(map(nothing, parts(edit)))
 
 
+def finite(edit: Edit) -> bool:
+    """Whether every number of an edit is finite."""
+    return all(
+        bool(torch.isfinite(value).all())
+        for part in parts(edit)
+        for value in vars(part).values()
+        if isinstance(value, Tensor)
+    )
+
+
 def save_edits(path: Path, edits: Mapping[str, Edit]) -> None:
     """Write edits to a safetensors file: tensors by number, and what they are in its metadata."""
     tensors: dict[str, Tensor] = {}

@@ -292,7 +292,8 @@ def _share_kept(pre: TargetScore, post: TargetScore) -> float:
 
 
 def _kl(pre: torch.Tensor | None, post: torch.Tensor | None) -> float:
-    """KL(pre || post) in nats; rounding below zero is cut off. NaN where nothing is answered."""
+    """KL(pre || post) in nats, rounding below zero cut off; NaN without both answers."""
     if pre is None or post is None:
         return float("nan")
-    return max(0.0, float(torch.nn.functional.kl_div(post, pre, log_target=True, reduction="sum")))
+    found = torch.nn.functional.kl_div(post, pre, log_target=True, reduction="sum")
+    return float(found.clamp(min=0.0))  # which leaves NaN as it is

@@ -33,7 +33,7 @@ class Lora(Method):
     by hooks, and exported as a change of weights.
 
     Attributes:
-        layers: Layers whose MLP output projections are adapted, from 0; None for all.
+        layers: Layers whose MLP output projections are adapted, ascending, from 0; None for all.
         rank: Of each change.
         alpha: Its factor, times the rank.
         epochs: Times that every answer is read at most; of an edit made alone, Adam steps.
@@ -65,6 +65,8 @@ class Lora(Method):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.layers is not None and not self.layers:
             raise ValueError("layers must name one at least, or be null for all")
+        if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must be some layers in ascending order, got {self.layers}")
 
     @override
     def plan(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -17,7 +16,7 @@ from kn_sweeps.editing.second_moment import TextSource, moments_at_hand
 from kn_sweeps.editing.second_moment import needed as moments_needed
 from kn_sweeps.editing.spread import Solve, ridge, spread
 from kn_sweeps.editing.values import KlPosition, Objective, needed, optimise
-from kn_sweeps.edits import Edit, Joint, RankOne, State
+from kn_sweeps.edits import Edit, State, finite
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Needs, Shape, Work
@@ -180,7 +179,7 @@ class Memit(Method):
         failed |= messages
         kept = [request for request in requests if request.case in values]
         edits = spread(lm, kept, values, self.layers, solve, together=together) if kept else {}
-        for case in [case for case, edit in edits.items() if not _finite(edit)]:
+        for case in [case for case, edit in edits.items() if not finite(edit)]:
             failed[case] = f"case {case}: the update is not finite"
             del edits[case]
         edits = kept_largest(lm, edits, self.keep_share, together=together)
@@ -200,12 +199,3 @@ class Memit(Method):
         """What edits that are in effect at once leave to later ones of a sequence, if anything."""
         del lm, requests, edits
         return None
-
-
-def _finite(edit: Edit) -> bool:
-    assert isinstance(edit, Joint)
-    return all(
-        bool(torch.isfinite(part.u).all() and torch.isfinite(part.v).all())
-        for part in edit.parts
-        if isinstance(part, RankOne)
-    )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
@@ -15,7 +14,7 @@ from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
 from kn_sweeps.editing.second_moment import needed as moments_needed
 from kn_sweeps.editing.values import KlPosition, Objective, Value, needed, optimised
-from kn_sweeps.edits import Edit, RankOne, State
+from kn_sweeps.edits import Edit, RankOne, State, finite
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Needs, Shape, Work
@@ -144,7 +143,7 @@ class Rome(Method):
             if case.id in failed:
                 continue
             update = self.update(values[case.id], moment)
-            if torch.isfinite(update.u).all() and torch.isfinite(update.v).all():
+            if finite(update):
                 edits[case.id] = update
             else:
                 failed[case.id] = f"case {case.id}: the rank-one update is not finite"

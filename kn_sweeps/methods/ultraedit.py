@@ -14,7 +14,7 @@ from typing_extensions import override
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.spread import ridge
-from kn_sweeps.edits import Edit, Joint, LowRank, State
+from kn_sweeps.edits import Edit, Joint, LowRank, State, finite
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -56,7 +56,7 @@ class UltraEdit(Method):
         if self.layers == ():
             raise ValueError("layers must be some layers in ascending order, or null; got none")
         for name in ("learning_rate", "weight"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @override
@@ -108,9 +108,13 @@ class UltraEdit(Method):
                 own = [n for n, owner in enumerate(seen.owners) if owner == number]
                 u, v = (x[own].float().cpu() for x in (directions, values))
                 edits[request.case].append(LowRank(layer, u, v))
+        made = {case: Joint(tuple(parts)) for case, parts in edits.items()}
+        for case in [case for case, edit in made.items() if not finite(edit)]:
+            failed[case] = f"case {case}: the update is not finite"
+            del made[case]
         return Plan(
-            {case: Joint(tuple(parts)) for case, parts in edits.items()},
-            {case: case for case in edits},
+            made,
+            {case: case for case in made},
             failed=failed,
             state=(left,) if state is not None else (),
         )

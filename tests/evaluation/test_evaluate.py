@@ -82,6 +82,13 @@ def test_the_identity_changes_no_column(some_lm: LanguageModel) -> None:
         assert row["kl"] == 0 or (math.isnan(row["kl"]) and row["kind"] == "sentence")
 
 
+def test_what_is_no_number_is_no_agreement(some_lm: LanguageModel) -> None:
+    broken = RankOne(1, torch.full((40,), math.nan), torch.ones(24))
+    (row, *_) = evaluate(some_lm, [FACT], Plan({"i": broken}, {"f0": "i"}), "replace")
+    assert math.isnan(row["post_log_prob_new"])
+    assert math.isnan(row["kl"])
+
+
 def test_a_sentence_row_compares_whole_sentences(some_lm: LanguageModel) -> None:
     row = evaluate(some_lm, [FACT, PAIR], _plan(some_lm), "replace")[-1]
     good, bad = score_sentences(

@@ -142,5 +142,7 @@ def test_impossible_settings_are_refused(causal_lm: LanguageModel) -> None:
         Lora(rank=0)
     with pytest.raises(ValueError, match="layers must name one at least"):
         Lora(layers=())
+    with pytest.raises(ValueError, match="ascending order"):
+        Lora(layers=(1, 1))
     with pytest.raises(ValueError, match="layer 9 does not exist"):
         Lora(layers=(9,)).plan(causal_lm, CASES)

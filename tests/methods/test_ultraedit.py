@@ -97,5 +97,9 @@ def test_impossible_settings_are_refused(lm_of) -> None:  # noqa: ANN001
         UltraEdit(layers=())
     with pytest.raises(ValueError, match="learning_rate must be above 0"):
         UltraEdit(learning_rate=0.0)
+    with pytest.raises(ValueError, match="weight must be above 0"):
+        UltraEdit(weight=float("nan"))
+    wild = UltraEdit(layers=(1,), learning_rate=1e38).plan(lm_of("gpt2"), CASES, together=True)
+    assert "the update is not finite" in str(wild.failed)
     with pytest.raises(ValueError, match="layer 7 does not exist"):
         UltraEdit(layers=(7,)).plan(lm_of("gpt2"), CASES, together=True)
