@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from kn_sweeps.editing.anchor import ANCHOR
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.second_moment import SecondMoment, moments_at_hand
 from kn_sweeps.editing.spread import Solve, keys_and_states, ridge
@@ -92,8 +93,11 @@ class AlphaEdit(Memit):
     @override
     def carried(self, state: State, left: State) -> State:
         """P K_p K_p^T P of every layer, in float64: a size that no number of edits changes."""
+        if ANCHOR in left:
+            return super().carried(state, left)
         products = {name: keys.T @ keys for name, keys in left.items()}
-        return {n: state[n] + own if n in state else own for n, own in products.items()}
+        summed = {n: state[n] + own if n in state else own for n, own in products.items()}
+        return {**state, **summed}
 
     def _projections(self, lm: LanguageModel) -> Callable[[int, Tensor], Tensor]:
         """Of a layer and keys, P k of each in float64."""

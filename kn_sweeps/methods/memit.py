@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
+from kn_sweeps.editing.anchor import anchored
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.requests import Request, requests_of
@@ -49,6 +50,8 @@ class Memit(Method):
         context_openings: Words they begin with, in turn; none to sample from the start token.
         keep_share: Share of an update's entries that is kept, those that change their weight most
             relatively (RECT, Gu et al. 2024); 1 for all.
+        anchor_norm: Whether v* is scaled to the mean norm that it had on the unedited model, in the
+            first batch of a sequence (NAS, Liu et al. 2026).
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
             model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation; bounds memory.
@@ -70,6 +73,7 @@ class Memit(Method):
     context_lengths: tuple[int, ...] = (10,)
     context_openings: tuple[str, ...] = ()
     keep_share: float = 1.0
+    anchor_norm: bool = False
     end_of_answer: bool = False
     max_rows: int = 256
 
@@ -177,6 +181,9 @@ class Memit(Method):
         )
         values, messages = optimise(lm, requests, self.objective())
         failed |= messages
+        anchor: State = {}
+        if self.anchor_norm:
+            values, anchor = anchored(values, state, together=together)
         kept = [request for request in requests if request.case in values]
         edits = spread(lm, kept, values, self.layers, solve, together=together) if kept else {}
         for case in [case for case, edit in edits.items() if not finite(edit)]:
@@ -190,7 +197,7 @@ class Memit(Method):
             {case: case for case in edits},
             failed=failed,
             contexts=tuple(contexts),
-            state=() if left is None else (left,),
+            state=tuple(one for one in (anchor, left) if one),
         )
 
     def left(

@@ -9,6 +9,7 @@ from typing import Literal
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
+from kn_sweeps.editing.anchor import anchored
 from kn_sweeps.editing.contexts import sampled_contexts
 from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
@@ -50,6 +51,8 @@ class Rome(Method):
         second_moment: Where C comes from; null for the identity.
         keep_share: Share of an update's entries that is kept, those that change their weight most
             relatively (RECT, Gu et al. 2024); 1 for all.
+        anchor_norm: Whether v* is scaled to the mean norm that it had on the unedited model, in the
+            first batch of a sequence (NAS, Liu et al. 2026).
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
             model goes on behind its answer.
         max_rows: Rows in one pass of the optimisation of v*; bounds memory.
@@ -71,6 +74,7 @@ class Rome(Method):
     context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
     keep_share: float = 1.0
+    anchor_norm: bool = False
     end_of_answer: bool = False
     max_rows: int = 256
 
@@ -138,6 +142,9 @@ class Rome(Method):
         source = self.second_moment
         moment = None if source is None else moments_at_hand(lm, [self.layer], source)[0]
         values, failed = optimised(lm, cases, contexts, self.objective())
+        left: State = {}
+        if self.anchor_norm:
+            values, left = anchored(values, state, together=together)
         edits: dict[str, Edit] = {}
         for case in cases:
             if case.id in failed:
@@ -148,7 +155,13 @@ class Rome(Method):
             else:
                 failed[case.id] = f"case {case.id}: the rank-one update is not finite"
         edits = kept_largest(lm, edits, self.keep_share, together=together)
-        return Plan(edits, {case: case for case in edits}, failed=failed, contexts=tuple(contexts))
+        return Plan(
+            edits,
+            {case: case for case in edits},
+            failed=failed,
+            contexts=tuple(contexts),
+            state=(left,) if left else (),
+        )
 
     def update(self, value: Value, moment: SecondMoment | None = None) -> RankOne:
         """The update that makes the MLP put out a value at the subject."""
