@@ -78,7 +78,7 @@ class RunConfig:
             the scorers `generated` and `contains`; null not to ask for it.
         max_text_tokens: How far it goes on from a `continuation`.
         batch_size: Rows in one forward pass when scoring.
-        shard: I/N runs every N-th edit, starting with the I-th (from 0).
+        shard: I/N runs every N-th edit, starting with the I-th (from 0); with `regime=single`.
         sweep: Name of the folder under `results_dir`, and the W&B group.
         rerun: Run again even if the results are there.
         regime: `single`, every edit alone on the unedited model; `batch`, those of
@@ -144,7 +144,11 @@ class RunConfig:
             )
         if self.evaluate_sample < 1:
             raise ValueError(f"evaluate_sample must be at least 1, got {self.evaluate_sample}")
-        self.shard_of()
+        if self.shard_of()[1] > 1 and self.regime != "single":
+            raise ValueError(
+                f"shard={self.shard} runs some of edits that do not touch one another; with "
+                f"regime={self.regime} they do: leave it out"
+            )
 
     def shard_of(self) -> tuple[int, int]:
         """The shard as (index, count).

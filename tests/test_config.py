@@ -131,6 +131,7 @@ def test_a_controlled_method_takes_settings() -> None:
         (["regime=sequential", "evaluate_every=[]"], "evaluate_every must be a number of edits"),
         (["shard=2/2"], r"shard must be I/N with 0 <= I < N, e.g. 0/4; got '2/2'"),
         (["shard=one"], "shard must be I/N"),
+        (["shard=0/2", "regime=sequential"], "with regime=sequential they do: leave it out"),
         (["method.threshold=high"], "method.threshold='high': Input should be a valid number"),
         (
             ["method.operation=delete"],

@@ -134,5 +134,8 @@ def ridge(
     found: Tensor
     found, failed = torch.linalg.solve_ex(system, to)
     if int(failed) or not torch.isfinite(found).all():
-        raise ValueError("the keys of these edits depend on each other; raise the weight of C")
+        raise ValueError(
+            "the keys of these edits depend on each other, as those of one subject behind the same "
+            "words do, and cannot be given their values exactly; raise covariance_weight"
+        )
     return found.to(keys.dtype)

@@ -78,7 +78,8 @@ class UltraEdit(Method):
         if not together and state is None:
             raise ValueError(
                 "UltraEdit normalises an edit by others, so that none can be made alone; use "
-                "regime=batch, or regime=sequential with edits_per_batch (together=True in Python)"
+                "regime=batch with two edits a batch or more, or regime=sequential (together=True "
+                "in Python)"
             )
         layers = self.layers or tuple(range(lm.architecture.layers // 2, lm.architecture.layers))
         for layer in layers:
