@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from kn_sweeps.commands.answers import answers
@@ -211,6 +214,39 @@ def _at_home(argument: str) -> str:
     return re.sub(r"(?<=[=,\[])~[^,\]]*", lambda found: str(user_path(found[0])), argument)
 
 
+def of_each_run(arguments: Sequence[str]) -> list[str]:
+    """Overrides, with `method.layer=3` as `method.layer=choice(3)` where `method` is swept.
+
+    Before it composes the runs, Hydra composes a config without what is swept: with the usual
+    method, which need not have that key. What is swept it leaves to the runs.
+    """
+    parsed = [_parsed(one) for one in arguments]
+    swept = [
+        f"{one.package or one.key_or_group.replace('/', '.')}."
+        for one in parsed
+        if one is not None and one.is_sweep_override()
+    ]
+    return [
+        re.sub("=(.+)", r"=choice(\1)", text, count=1, flags=re.DOTALL)
+        if one is not None
+        and not one.is_sweep_override()
+        and not one.is_delete()
+        and one.key_or_group.startswith(tuple(swept))
+        else text
+        for text, one in zip(arguments, parsed, strict=True)
+    ]
+
+
+def _parsed(argument: str) -> Override | None:
+    """An override; None for an option, and for what Hydra says itself is none."""
+    if argument.startswith("-"):
+        return None
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
 @command(explain, "interrupted; the same command continues")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what an override each says, and Hydra's own options."""
@@ -220,6 +256,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     find_in_checkout()
     given = sys.argv[1:] if arguments is None else arguments
-    sys.argv[1:] = [_at_home(one) for one in given]
+    sys.argv[1:] = of_each_run([_at_home(one) for one in given])
     with listening():
         _launch()

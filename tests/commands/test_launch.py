@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from kn_sweeps.commands.launch import of_each_run
 from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,38 @@ def launch(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return python(tmp_path, script, *arguments, f"results_dir={tmp_path}/results")
 
 
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        (
+            "method=rome,memit method.layer=3 seed=1",
+            "method=rome,memit method.layer=choice(3) seed=1",
+        ),
+        ("method=rome,memit method.layer=3,4", None),
+        (
+            "method=rome,memit method.a=[1,2] +method.b=x",
+            "method=rome,memit method.a=choice([1,2]) +method.b=choice(x)",
+        ),
+        (
+            "method@method.of=rome,ft method.of.layer=3 method.x=1",
+            "method@method.of=rome,ft method.of.layer=choice(3) method.x=1",
+        ),
+        ("-m method=rome method.layer=3 methods=1,2", None),
+        ("method=rome,memit ~method.layer method.steps= =", None),
+    ],
+)
+def test_what_belongs_to_a_swept_choice_is_left_to_the_runs(
+    given: str, handed_on: str | None
+) -> None:
+    assert of_each_run(given.split()) == (handed_on or given).split()
+
+
+def test_a_key_that_only_the_swept_methods_have_is_taken(tmp_path: Path) -> None:
+    done = launch(tmp_path, "-m", "method=rome,memit", "method.clamp_norm=3", "dry_run=true")
+    assert "method=memit method.clamp_norm=3" in done.stderr
+    assert done.returncode == 0
+
+
 def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
     done = launch(tmp_path, "--help")
     assert done.returncode == 0
@@ -39,7 +72,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         "method: alphaedit, emmet, ft, ike, kn, locft, lora, memit, none, random, random_rome",
         "rome, ultraedit",
         "dataset: agreement, blimp, conflict_edit, core_relations",
-        "measurement: cooccurrence, perplexity, tracing",
+        "measurement: cooccurrence, faithfulness, perplexity, tracing",
         "shard",
         "rerun",
     ):
