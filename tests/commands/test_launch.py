@@ -106,7 +106,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         ),
         (
             ["metric=[reliabilty]"],
-            "choose from cooccurrence, fluency, forgetting, generality, localisation",
+            "choose from cooccurrence, faithfulness, fluency, forgetting, generality",
         ),
     ],
 )
