@@ -203,8 +203,8 @@ def _rows_in_double(
             *((lm.shape.double() + len(prompts) * each) / 2**30, free / 2**30),
         )
         return 0, False
-    # Of float32 weights all in double take as much again; half of what is free is left alone.
-    return min(rows, max_rows), 2 * (lm.shape.weights + max_rows * each) < free
+    # All weights in double take twice what they do; half of what is free is left alone.
+    return min(rows, max_rows), 2 * (2 * lm.shape.weights + max_rows * each) < free
 
 
 def _taken(
