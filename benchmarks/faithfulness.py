@@ -5,16 +5,14 @@ python -m benchmarks.faithfulness --json     SmolLM2-135M, facts of official Par
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
-from benchmarks.measuring import configured_model, official_data, peak_memory, say, timed
-from benchmarks.tracing import official_prompts
+from benchmarks.measuring import peak_memory, say, timed
+from benchmarks.tracing import on_facts
 from kn_sweeps.attribution.faithfulness import curves, sizes
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
@@ -95,20 +93,7 @@ def _one_forward_a_cell(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faithfulness", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--root", help="folder of official ParaRel files (default: KN_SWEEPS_DATA/pararel)"
-    )
-    parser.add_argument("--prompts", type=int, default=4)
-    chosen = parser.parse_args()
-    lm = configured_model("smollm2_135m")
-    prompts = official_prompts(lm, official_data(chosen.root, "pararel"), chosen.prompts)
-    found = asdict(compare(lm, prompts))
-    text = json.dumps(found, indent=1)
-    print(text if chosen.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+    on_facts("faithfulness", __doc__, compare, 4)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,22 +117,36 @@ def official_prompts(lm: LanguageModel, root: str, count: int) -> list[Encoded]:
     return [prompt for prompt in prompts if len(prompt.target_ids) == 1][:count]
 
 
-def main() -> None:
-    """Measure and print."""
+def on_facts(
+    name: str, about: str | None, compare: Callable[[LanguageModel, list[Encoded]], Any], count: int
+) -> None:
+    """Compare on some facts as the command line says, and print what was found.
+
+    Args:
+        name: The benchmark's module.
+        about: Its docstring.
+        compare: What gives a dataclass of numbers.
+        count: How many facts, unless it is said.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tracing", description=(__doc__ or "").splitlines()[0]
+        prog=f"python -m benchmarks.{name}", description=(about or "").splitlines()[0]
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--root", help="folder of official ParaRel files (default: KN_SWEEPS_DATA/pararel)"
     )
-    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=count)
     chosen = parser.parse_args()
     lm = configured_model("smollm2_135m")
     prompts = official_prompts(lm, official_data(chosen.root, "pararel"), chosen.prompts)
     found = asdict(compare(lm, prompts))
     text = json.dumps(found, indent=1)
     print(text if chosen.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+
+
+def main() -> None:
+    """Measure and print."""
+    on_facts("tracing", __doc__, compare, 2)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,11 @@ KN = ("method=kn", "method.quadrature=riemann", "method.steps=2")
 ROME = ("method=rome", "method.steps=3")
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+Make = Callable[..., dict[str, Any]]
+
+
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """What composes configs of short runs in small chunks."""
     monkeypatch.setattr(regimes, "CHUNK", 2)
 
     def make(
@@ -40,6 +43,11 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
         return composed(*QUICK, *data, *method, results, *overrides)
 
     return make
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    return maker(tmp_path, monkeypatch)
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -56,7 +64,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> None:
+def test_a_run_leaves_all_its_files(config: Make) -> None:
     outcome = run(config())
     names = {path.name for path in outcome.directory.iterdir() if not path.name.startswith(".")}
     assert names == {
@@ -81,7 +89,7 @@ def test_a_run_leaves_all_its_files(config: Callable[..., dict[str, Any]]) -> No
 
 
 def test_a_run_tells_how_far_its_step_is_and_computes_the_same(
-    config: Callable[..., dict[str, Any]],
+    config: Make,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -111,7 +119,7 @@ def test_a_run_tells_how_far_its_step_is_and_computes_the_same(
 
 
 def test_a_done_run_is_skipped_and_rerun_repeats_it(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = _counted(monkeypatch)
     first = run(config())
@@ -124,9 +132,7 @@ def test_a_done_run_is_skipped_and_rerun_repeats_it(
     pd.testing.assert_frame_equal(pd.read_parquet(first.directory / "rows.parquet"), before)
 
 
-def test_a_rerun_that_fails_loses_nothing(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rerun_that_fails_loses_nothing(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(config())
     before = {path.name: path.read_bytes() for path in first.directory.glob("*.parquet")}
 
@@ -143,7 +149,7 @@ def test_a_rerun_that_fails_loses_nothing(
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError, OSError(errno.ENOSPC, "full")])
 def test_a_run_cut_off_goes_on_with_the_same_rows(
-    config: Callable[..., dict[str, Any]],
+    config: Make,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stop: Any,
@@ -172,7 +178,7 @@ def test_a_run_cut_off_goes_on_with_the_same_rows(
 
 
 def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracing = ("measurement=[tracing]", "measurement.tracing.samples=1", "metric=[tracing]")
     whole = run(config(*tracing, "sweep=whole")).directory
@@ -203,7 +209,7 @@ def test_what_is_measured_is_kept_goes_on_and_is_joined_over_shards(
 
 
 def test_a_full_disk_leaves_no_half_file(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: Any, path: Any, **__: Any) -> None:
         Path(path).write_bytes(b"half")
@@ -220,7 +226,7 @@ def test_a_full_disk_leaves_no_half_file(
 
 
 def test_what_is_not_certified_is_said_and_listed(
-    config: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+    config: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome = run(config())  # a fixed rule is never certified
     assert "100.0 % of" in caplog.text
@@ -236,7 +242,7 @@ def test_what_is_not_certified_is_said_and_listed(
 
 
 def test_attributions_are_shared_between_runs(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
     first = run(config("attribution_cache_gib=1"))
@@ -248,7 +254,7 @@ def test_attributions_are_shared_between_runs(
 
 
 def test_other_metrics_are_computed_from_the_rows_alone(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = _counted(monkeypatch)
     first = run(config())
@@ -263,7 +269,7 @@ def test_other_metrics_are_computed_from_the_rows_alone(
 
 
 def test_shards_hold_every_case_once_with_the_same_rows(
-    config: Callable[..., dict[str, Any]],
+    config: Make,
 ) -> None:
     whole = pd.read_parquet(run(config()).directory / "rows.parquet")
     parts = [
@@ -274,19 +280,19 @@ def test_shards_hold_every_case_once_with_the_same_rows(
     pd.testing.assert_frame_equal(joined, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_empty_shard_is_refused(config: Callable[..., dict[str, Any]]) -> None:
+def test_an_empty_shard_is_refused(config: Make) -> None:
     with pytest.raises(ValueError, match="no case is left for tiny_gpt2, shard 40/50"):
         run(config("shard=40/50"))
 
 
-def test_two_processes_do_not_work_on_one_run(config: Callable[..., dict[str, Any]]) -> None:
+def test_two_processes_do_not_work_on_one_run(config: Make) -> None:
     first = run(config())
     directory = RunDirectory(first.directory)
     with directory.opened(), pytest.raises(ValueError, match="another process is working on run"):
         run(config())
 
 
-def test_groups_that_share_an_edit_stay_in_one_chunk(config: Callable[..., dict[str, Any]]) -> None:
+def test_groups_that_share_an_edit_stay_in_one_chunk(config: Make) -> None:
     pairs = ("dataset=blimp", "dataset.paradigms=[anaphor_gender_agreement]", "limit=5")
     outcome = run(config(data=pairs))
     located = json.loads((outcome.directory / "neurons.json").read_text())
@@ -295,7 +301,7 @@ def test_groups_that_share_an_edit_stay_in_one_chunk(config: Callable[..., dict[
 
 
 def test_what_a_tokenizer_does_not_know_is_left_out_and_said(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "data"
     for part, rows in (
@@ -315,7 +321,7 @@ def test_what_a_tokenizer_does_not_know_is_left_out_and_said(
 
 
 def test_the_same_config_gives_the_same_rows_bit_for_bit(
-    config: Callable[..., dict[str, Any]],
+    config: Make,
 ) -> None:
     frames = [
         pd.read_parquet(run(config(f"sweep={name}", method=ROME)).directory / "rows.parquet")
@@ -325,7 +331,7 @@ def test_the_same_config_gives_the_same_rows_bit_for_bit(
 
 
 def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = Rome.plan
     broken = []
@@ -348,7 +354,7 @@ def test_a_case_that_cannot_be_edited_is_a_row_and_the_run_goes_on(
 
 
 def test_a_run_whose_edits_all_fail_is_no_result_and_nothing_of_it_is_done(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan(*_: Any, **__: Any) -> Any:
         raise ValueError("all are singular")
@@ -364,7 +370,7 @@ def test_a_run_whose_edits_all_fail_is_no_result_and_nothing_of_it_is_done(
 
 @pytest.mark.parametrize("layer", [5, 9, -1])
 def test_a_layer_that_does_not_exist_is_refused_before_anything_is_written(
-    config: Callable[..., dict[str, Any]], layer: int
+    config: Make, layer: int
 ) -> None:
     settings = config(f"method.layer={layer}", method=ROME)
     with pytest.raises(ValueError, match=rf"method\.layer={layer}: model .* choose from 0 to 4"):
@@ -373,7 +379,7 @@ def test_a_layer_that_does_not_exist_is_refused_before_anything_is_written(
 
 
 def test_a_layer_that_only_the_loaded_model_tells_ends_the_run_as_failed(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Bundled, "described", lambda _: None)
     settings = config("method.layer=9", "model.layers=null", method=ROME)
@@ -384,99 +390,7 @@ def test_a_layer_that_only_the_loaded_model_tells_ends_the_run_as_failed(
     assert (status["state"], status.get("done", 0)) == ("failed", 0)
 
 
-@pytest.mark.parametrize("each", [None, 2])
-def test_a_sequence_is_scored_after_each_and_after_all(
-    config: Callable[..., dict[str, Any]], each: int | None
-) -> None:
-    settings = ("regime=sequential", f"edits_per_batch={each or 'null'}", "metric=[forgetting]")
-    outcome = run(config(*settings, method=ROME))
-    rows = pd.read_parquet(outcome.directory / "rows.parquet")
-    counts = rows.groupby("case")["after"].value_counts().unstack()
-    assert (counts["all"] == counts["edit"]).all()
-    assert len(counts) == 6
-    # The last step is scored with all edits in effect either time.
-    last = rows["case"] == rows[rows["after"] == "edit"]["case"].iloc[-1]
-    now, end = (rows[last & (rows["after"] == when)] for when in ("edit", "all"))
-    assert now["post_log_prob_new"].to_numpy() == pytest.approx(
-        end["post_log_prob_new"].to_numpy(), abs=1e-4
-    )
-    first = rows["case"] == rows["case"].iloc[0]
-    now, end = (rows[first & (rows["after"] == when)] for when in ("edit", "all"))
-    assert now["post_log_prob_new"].to_numpy() != pytest.approx(
-        end["post_log_prob_new"].to_numpy(), abs=1e-4
-    )
-    assert set(outcome.summary["metrics"]) >= {"forgetting", "reliability_after_all"}
-
-
-@pytest.mark.parametrize("stop_at", [2, 7])
-def test_a_sequence_cut_off_goes_on_with_the_same_rows(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
-    settings = ("regime=sequential", "metric=[forgetting]", "evaluate_every=2")
-    expected = run(config(*settings, "sweep=whole", method=ROME))
-    original = Chunks.add
-
-    def stopping(self: Any, chunk: int, *args: Any, **about: Any) -> None:
-        if chunk == stop_at:
-            raise KeyboardInterrupt
-        original(self, chunk, *args, **about)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Chunks, "add", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            run(config(*settings, "sweep=cut", method=ROME))
-    resumed = run(config(*settings, "sweep=cut", method=ROME))
-    pd.testing.assert_frame_equal(
-        *(pd.read_parquet(one.directory / "rows.parquet") for one in (resumed, expected))
-    )
-
-
-def test_at_checkpoints_a_sample_is_scored_with_the_edits_so_far(
-    config: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Chunks, "forget", lambda _: None)  # what it kept is looked at
-    settings = ("regime=sequential", "evaluate_every=[1,4,6]", "evaluate_sample=3")
-    outcome = run(config(*settings, "metric=[forgetting]", method=ROME))
-    rows = pd.read_parquet(outcome.directory / "rows.parquet")
-    own, seen, end = (rows[rows["after"] == when] for when in ("edit", "checkpoint", "all"))
-    assert list(dict.fromkeys(own["made"])) == [1, 2, 3, 4, 5, 6]
-    assert list(dict.fromkeys(own["step"])) == [0, 1, 2, 3, 4, 5]
-    assert dict(seen.groupby("made")["case"].nunique()) == {1: 1, 4: 3, 6: 3}
-    assert dict(seen.groupby("made")["step"].unique().map(list)) == {1: [0], 4: [3], 6: [5]}
-    assert set(end["made"]) == {6}
-    order = list(dict.fromkeys(own["case"]))
-    for made, some in seen.groupby("made"):
-        assert list(dict.fromkeys(some["case"])) == [
-            case for case in order[: int(str(made))] if case in set(some["case"])
-        ]
-    # With all edits in effect, those asked at the checkpoint say what all say.
-    key = ["case", "probe"]
-    last = seen[seen["made"] == 6].set_index(key)["post_log_prob_new"]
-    pd.testing.assert_series_equal(
-        last, end.set_index(key)["post_log_prob_new"].loc[last.index], atol=1e-4
-    )
-    # One that is asked again later is asked with more edits in effect.
-    first = seen[seen["made"] == 1].set_index(key)["post_log_prob_new"]
-    right_after = own.set_index(key)["post_log_prob_new"].loc[first.index]
-    pd.testing.assert_series_equal(first, right_after, atol=1e-4)
-    numbers = outcome.summary["metrics"]
-    assert numbers["reliability_after_4"]["n"] == 3
-    assert {"held_after_1", "locality_after_6", "generality_after_6"} <= set(numbers)
-
-
-def test_a_batch_is_in_effect_at_once(config: Callable[..., dict[str, Any]]) -> None:
-    alone = run(config(method=ROME))
-    one_by_one = run(config("regime=batch", "edits_per_batch=1", method=ROME))
-    at_once = run(config("regime=batch", method=ROME))
-    single, same, other = (
-        pd.read_parquet(run.directory / "rows.parquet")["post_log_prob_new"].to_numpy()
-        for run in (alone, one_by_one, at_once)
-    )
-    assert same == pytest.approx(single, abs=1e-4)
-    assert other != pytest.approx(single, abs=1e-2)
-
-
-def test_edits_are_kept_for_export_within_bounds(config: Callable[..., dict[str, Any]]) -> None:
+def test_edits_are_kept_for_export_within_bounds(config: Make) -> None:
     kept = RunDirectory(run(config(method=ROME)).directory)
     rows = kept.rows()
     assert list(kept.edits()) == list(dict.fromkeys(rows["edit"]))
@@ -486,7 +400,7 @@ def test_edits_are_kept_for_export_within_bounds(config: Callable[..., dict[str,
 
 
 def test_the_rows_of_kn_depend_neither_on_the_cache_nor_on_the_steps(
-    config: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KN_SWEEPS_CACHE", str(tmp_path / "cache"))
     method = ("method=kn", "method.tol=0.05")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.descent import descend
 from kn_sweeps.editing.requests import Request, requests_of
-from kn_sweeps.edits import Edit, Joint
+from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
@@ -22,6 +22,8 @@ from kn_sweeps.progress.counting import counted
 from kn_sweeps.seeding import shuffler
 
 T = TypeVar("T")
+_ENOUGH = 1e-2
+"""Where a loss is low enough, in nats a token."""
 Adds = Mapping[int, Callable[[Tensor, Tensor], Tensor]]
 """By layer, what a trained variable adds to the MLP's output, given it and the neurons."""
 
@@ -32,7 +34,7 @@ class Training:
 
         minimise the mean over a mini-batch of -log P(new | prompt) / (tokens of new)
 
-    A mini-batch whose loss is below `enough` is passed over, and training ends with the epoch
+    A mini-batch whose loss is below 0.01 is passed over, and training ends with the epoch
     whose mean loss is below it.
 
     Attributes:
@@ -41,7 +43,6 @@ class Training:
         edit: The edit that a trained variable is.
         epochs: Times that every answer is read at most.
         learning_rate: Adam's.
-        enough: Where a loss is low enough, in nats a token.
         ended: Whether answers have the token that ends a text.
         side_by_side: Edits trained at once where each is trained alone; bounds memory.
         batch_size: Cases of a mini-batch where one change is trained on many, in an order drawn
@@ -54,11 +55,23 @@ class Training:
     edit: Callable[[Tensor], Edit]
     epochs: int
     learning_rate: float
-    enough: float
     ended: bool
     side_by_side: int
     batch_size: int | None = None
     constrain: Callable[[Tensor], None] = lambda _: None
+
+    @classmethod
+    def of_weights(cls, lm: LanguageModel, layer: int, **how: Any) -> Training:
+        """Of all weights of one output projection; `how` is what else there is to say."""
+        lm.architecture.check_layer(layer)
+        shape = (lm.architecture.d_ff, lm.architecture.d_model)
+        wide = torch.promote_types(lm.model.dtype, torch.float32)
+        return cls(
+            adds={layer: lambda change, neurons: neurons @ change},
+            start=lambda _: torch.zeros(shape, dtype=wide, device=lm.device),
+            edit=lambda change: Dense(layer, change.float().cpu()),
+            **how,
+        )
 
     def plan(self, lm: LanguageModel, cases: Sequence[Case], seed: int, *, together: bool) -> Plan:
         """Train a change for every case, or one for all of them."""
@@ -105,7 +118,7 @@ class Training:
             constrain,
             steps=self.epochs * len(shares),
             learning_rate=self.learning_rate,
-            enough=self.enough,
+            enough=_ENOUGH,
             told="training step",
             shares=shares,
         )
@@ -129,12 +142,6 @@ class Training:
             order = draw.sample(range(len(requests)), len(requests))
             for some in _cut(order, size):
                 yield _Answers(lm, [requests[n] for n in some], [owners[n] for n in some])
-
-
-def no_change(lm: LanguageModel) -> Float[Tensor, "d_ff d_model"]:
-    """What is added to an MLP's output projection before the first step."""
-    wide = torch.promote_types(lm.model.dtype, torch.float32)
-    return torch.zeros(lm.architecture.d_ff, lm.architecture.d_model, dtype=wide, device=lm.device)
 
 
 def _cut(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

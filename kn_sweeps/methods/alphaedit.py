@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from kn_sweeps.editing.anchor import ANCHOR
 from kn_sweeps.editing.requests import Request
 from kn_sweeps.editing.second_moment import SecondMoment, moments_at_hand
 from kn_sweeps.editing.spread import Solve, keys_and_states, ridge
@@ -81,10 +80,10 @@ class AlphaEdit(Memit):
     @override
     def left(
         self, lm: LanguageModel, requests: Sequence[Request], edits: Mapping[str, Edit]
-    ) -> State | None:
+    ) -> State:
         """The projected keys of a batch, a layer, with the batch in effect."""
         if not self.protect_earlier:
-            return None
+            return {}
         effects = [joined(edits.values())] * len(requests)
         keys, _ = keys_and_states(lm, requests, effects, self.layers, self.layers[-1])
         project = self._projections(lm)
@@ -93,11 +92,10 @@ class AlphaEdit(Memit):
     @override
     def carried(self, state: State, left: State) -> State:
         """P K_p K_p^T P of every layer, in float64: a size that no number of edits changes."""
-        if ANCHOR in left:
-            return super().carried(state, left)
-        products = {name: keys.T @ keys for name, keys in left.items()}
+        names = {_earlier(layer) for layer in self.layers} & left.keys()
+        products = {name: left[name].T @ left[name] for name in names}
         summed = {n: state[n] + own if n in state else own for n, own in products.items()}
-        return {**state, **summed}
+        return super().carried(state, {**left, **summed})
 
     def _projections(self, lm: LanguageModel) -> Callable[[int, Tensor], Tensor]:
         """Of a layer and keys, P k of each in float64."""

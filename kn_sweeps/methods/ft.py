@@ -9,14 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.editing.training import Training, no_change
-from kn_sweeps.edits import Dense, State
+from kn_sweeps.editing.training import Training
+from kn_sweeps.edits import State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
-
-_ENOUGH = 1e-2
 
 
 @dataclass(frozen=True)
@@ -77,20 +75,17 @@ class FineTuning(Method):
         state: State | None = None,
     ) -> Plan:
         """Train a change for every case, or one for all of them."""
-        lm.architecture.check_layer(self.layer)
         epsilon = self.norm_constraint
 
         def constrain(change: Tensor) -> None:
             if epsilon is not None:
                 change.clamp_(-epsilon, epsilon)
 
-        training = Training(
-            adds={self.layer: lambda change, neurons: neurons @ change},
-            start=lambda _: no_change(lm),
-            edit=lambda change: Dense(self.layer, change.float().cpu()),
+        training = Training.of_weights(
+            lm,
+            self.layer,
             epochs=self.steps,
             learning_rate=self.learning_rate,
-            enough=_ENOUGH,
             ended=self.end_of_answer,
             side_by_side=self.max_edits,
             constrain=constrain,

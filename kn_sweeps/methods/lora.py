@@ -18,8 +18,6 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import Plan
 from kn_sweeps.seeding import generator
 
-_ENOUGH = 1e-2
-
 
 @dataclass(frozen=True)
 class Lora(Method):
@@ -101,7 +99,6 @@ class Lora(Method):
             edit=edit,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
-            enough=_ENOUGH,
             ended=self.end_of_answer,
             side_by_side=self.max_edits,
             batch_size=self.batch_size,

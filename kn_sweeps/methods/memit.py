@@ -191,18 +191,18 @@ class Memit(Method):
             del edits[case]
         edits = kept_largest(lm, edits, self.keep_share, together=together)
         kept = [request for request in kept if request.case in edits]
-        left = self.left(lm, kept, edits) if state is not None and kept else None
+        left = {**anchor, **(self.left(lm, kept, edits) if state is not None and kept else {})}
         return Plan(
             edits,
             {case: case for case in edits},
             failed=failed,
             contexts=tuple(contexts),
-            state=tuple(one for one in (anchor, left) if one),
+            state=(left,) if left else (),
         )
 
     def left(
         self, lm: LanguageModel, requests: Sequence[Request], edits: Mapping[str, Edit]
-    ) -> State | None:
-        """What edits that are in effect at once leave to later ones of a sequence, if anything."""
+    ) -> State:
+        """What edits that are in effect at once leave to later ones of a sequence."""
         del lm, requests, edits
-        return None
+        return {}

@@ -62,6 +62,7 @@ class RandomControl(Method):
         """The controlled method's."""
         return self.of.carried(state, left)
 
+    @override
     def needs(self, shape: Shape, work: Work) -> Needs:
         """What `of` needs."""
         return self.of.needs(shape, work)

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from kn_sweeps.metrics.answers import (
-    ScoredMetric,
-    Scorer,
-    by_every_scorer,
-    succeeded,
-)
+from kn_sweeps.metrics.answers import ScoredMetric, Scorer, by_every_scorer, succeeded
 from kn_sweeps.metrics.base import Results
 from kn_sweeps.metrics.bootstrap import Estimate, FloatArray
 from kn_sweeps.metrics.generality import Generality

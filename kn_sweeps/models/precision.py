@@ -22,7 +22,7 @@ def in_double(model: PreTrainedModel, *, whole: bool = False) -> Iterator[None]:
 
     Args:
         model: In float32.
-        whole: Whether all weights are double at once: a fifth faster, and three times the memory.
+        whole: Whether all weights are double at once: faster, with three times the memory.
             The float32 ones are kept: at another address products round otherwise.
 
     Raises:

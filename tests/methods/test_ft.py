@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing import training
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import applied
-from kn_sweeps.methods import ft
 from kn_sweeps.methods.ft import FineTuning
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
@@ -82,7 +82,7 @@ def test_what_is_answered_well_enough_is_not_trained(
     method = FineTuning(layer=1, steps=40, learning_rate=1e-2, norm_constraint=None)
     losses = [-_score(some_lm, case, Joint(())) for case in CASES]
     between = sum(losses) / 2
-    monkeypatch.setattr(ft, "_ENOUGH", between)  # one is below it, the other above
+    monkeypatch.setattr(training, "_ENOUGH", between)  # one is below it, the other above
     edits = list(method.plan(some_lm, CASES, seed=0).edits.values())
     for case, edit, loss in zip(CASES, edits, losses, strict=True):
         assert isinstance(edit, Dense)

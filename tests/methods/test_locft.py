@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing import training
 from kn_sweeps.edits import Dense, Joint, joined
 from kn_sweeps.interventions import applied
-from kn_sweeps.methods import locft
 from kn_sweeps.methods.locft import LocalisedFineTuning
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
@@ -130,12 +130,12 @@ def test_it_stops_early_and_passes_over_what_is_learnt(
 ) -> None:
     method = replace(METHOD, epochs=60)
     enough = ByHand(some_lm, method).loss(CASES).item() / 2
-    monkeypatch.setattr(locft, "_ENOUGH", enough)
+    monkeypatch.setattr(training, "_ENOUGH", enough)
     by_hand = _published(some_lm, method, enough)
     assert by_hand.passed
     assert by_hand.steps + by_hand.passed < 3 * method.epochs
     assert _same(_change(some_lm, method), by_hand.change(some_lm))
-    monkeypatch.setattr(locft, "_ENOUGH", 0.0)
+    monkeypatch.setattr(training, "_ENOUGH", 0.0)
     assert not _same(_change(some_lm, method), by_hand.change(some_lm))
 
 

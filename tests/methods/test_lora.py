@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.editing import training
 from kn_sweeps.edits import Joint, LowRank, load_edits, parts, save_edits
 from kn_sweeps.interventions import applied, merge
-from kn_sweeps.methods import lora
 from kn_sweeps.methods.lora import Lora
 from kn_sweeps.models.asking import Question, ask
 from kn_sweeps.models.language_model import LanguageModel
@@ -129,7 +129,7 @@ def test_it_stops_where_the_answer_is_learnt(
     begins = -before.new.log_prob / len(before.new.ids)
     found = []
     for enough in (begins / 2, 1e-9):
-        monkeypatch.setattr(lora, "_ENOUGH", enough)
+        monkeypatch.setattr(training, "_ENOUGH", enough)
         with applied(causal_lm, method.plan(causal_lm, CASES[:1]).edits["f0"]):
             (reply,) = ask(causal_lm, [QUESTION])
         found.append(-reply.new.log_prob / len(reply.new.ids))
