@@ -84,8 +84,10 @@ def write_run(
 class Syncing:
     """`kn-sweeps sync` in a process of its own, against a server."""
 
-    def __init__(self, server: WandbServer, sweep: Path, *arguments: str) -> None:
-        home = sweep.parent / "home"
+    def __init__(
+        self, server: WandbServer, sweep: Path, *arguments: str, home: Path | None = None
+    ) -> None:
+        home = home or sweep.parent / "home"
         home.mkdir(exist_ok=True)
         environment = {**os.environ, **server.environment(str(home)), "TMPDIR": str(home)}
         self.home = home
@@ -112,8 +114,10 @@ class Syncing:
         self.process.communicate()
 
 
-def sync(server: WandbServer, sweep: Path, *arguments: str) -> tuple[int, str, str]:
-    return Syncing(server, sweep, *arguments).ends()
+def sync(
+    server: WandbServer, sweep: Path, *arguments: str, home: Path | None = None
+) -> tuple[int, str, str]:
+    return Syncing(server, sweep, *arguments, home=home).ends()
 
 
 def assert_complete(server: WandbServer, sweep: Path) -> None:

@@ -266,19 +266,21 @@ def _fill(folder: Path) -> None:
 
 
 def test_a_full_disk_ends_with_1_and_the_next_sync_heals_it(
-    wandb_server: WandbServer, full: Path
+    wandb_server: WandbServer, full: Path, tmp_path: Path
 ) -> None:
+    home = tmp_path / "home"  # with room for what a client stages
     sweep = full / "results" / "oaks"
     write_run(sweep, "one")
     kept = {path.name: path.read_bytes() for path in (sweep / "one").iterdir()}
     _fill(full)
-    code, out, errors = sync(wandb_server, sweep)
+    code, out, errors = sync(wandb_server, sweep, home=home)
     assert (code, out) == (1, "0 runs sent, 0 were there already, 1 did not arrive\n"), errors
     (line,) = errors.splitlines()
     assert line.startswith("one [toy pararel rome]: ")
     assert "No space left on device" in line
     (full / "ballast").unlink()
-    assert sync(wandb_server, sweep)[0] == 0
+    code, _, errors = sync(wandb_server, sweep, home=home)
+    assert code == 0, errors
     assert_complete(wandb_server, sweep)
     assert kept == {name: (sweep / "one" / name).read_bytes() for name in kept}
 
