@@ -25,10 +25,12 @@ class Scripted(NoEdit):
     Attributes:
         how: quick, raise, exit, kill, slow or endless.
         folder: Where it notes what it did.
+        seconds: What a slow step takes.
     """
 
     how: str = "quick"
     folder: str = "."
+    seconds: float = 3.0
 
     def plan(
         self,
@@ -41,7 +43,7 @@ class Scripted(NoEdit):
     ) -> Plan:
         """Misbehave, or plan nothing."""
         if self.how in ("slow", "endless"):
-            for _ in range(30 if self.how == "slow" else 3000):
+            for _ in range(int(10 * (self.seconds if self.how == "slow" else 300))):
                 check()
                 time.sleep(0.1)
         elif self._first(seed):

@@ -110,9 +110,12 @@ def test_usr2_in_the_middle_of_a_pack_requeues_it_and_it_goes_on(sweep: Sweep) -
 
 
 def test_out_of_time_is_told_apart_and_goes_on(sweep: Sweep) -> None:
-    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=75")
+    # Told to stop after 75 s, or 45: Slurm looks each half minute. Twelve steps of 7 s are more,
+    # and a slow machine's 25 s for a start leave time for one of them.
+    limits = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45")
     more = "dataset.relations=[P36,P101,P1376,P103,P19,P20,P27,P30,P37,P106,P176]"
-    assert sweep.launch(*SLOW, "limit=12", more, *limits).returncode == 0
+    paced = (*SLOW, "+method.seconds=7", "limit=12", more)
+    assert sweep.launch(*paced, *limits).returncode == 0
     sweep.until(lambda: "requeued as" in sweep.logs(), 200)
     assert "stopped: timed out" in sweep.logs()
     sweep.until(lambda: sweep.counts() == {"done": 1}, 500)
