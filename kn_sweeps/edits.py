@@ -147,6 +147,14 @@ def parts(edit: Edit) -> Iterator[NeuronScale | RankOne | LowRank | Dense | InCo
         yield edit
 
 
+def change_of(part: RankOne | LowRank | Dense) -> Float[Tensor, "d_ff d_model"]:
+    """What is added to what each neuron writes, as a whole matrix."""
+    if isinstance(part, Dense):
+        return part.change
+    u, v = (x.reshape(-1, x.shape[-1]) for x in (part.u, part.v))
+    return u.T @ v
+
+
 def apart(edit: Edit | None) -> tuple[str, Edit | None]:
     """What an edit puts before everything that is asked, and what it does to the model.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from kn_sweeps.edits import Dense, Edit, Joint, LowRank, RankOne, joined, parts
+from kn_sweeps.edits import Dense, Edit, Joint, LowRank, RankOne, change_of, joined, parts
 from kn_sweeps.interventions import written_by
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Shape
@@ -22,10 +22,9 @@ def refuse_share(keep_share: float) -> None:
         raise ValueError(f"keep_share must be above 0 and at most 1, got {keep_share}")
 
 
-def kept_needed(keep_share: float, shape: Shape, cases: int) -> int:
-    """Bytes that edits of one layer take: two vectors each, or every weight."""
-    whole = keep_share == 1
-    return 4 * cases * (shape.d_ff + shape.d_model if whole else shape.d_ff * shape.d_model)
+def kept_needed(shape: Shape, cases: int, *, dense: bool) -> int:
+    """Bytes that edits of one layer take: every weight, or two vectors each."""
+    return 4 * cases * (shape.d_ff * shape.d_model if dense else shape.d_ff + shape.d_model)
 
 
 def kept_largest(
@@ -55,11 +54,7 @@ def _kept(lm: LanguageModel, edit: Edit, share: float) -> Edit:
     found: list[Edit] = []
     for part in parts(joined([edit])):
         assert isinstance(part, RankOne | LowRank | Dense)
-        if isinstance(part, Dense):
-            change = part.change
-        else:
-            u, v = (x.reshape(-1, x.shape[-1]) for x in (part.u, part.v))
-            change = u.T @ v
+        change = change_of(part)
         weights = written_by(lm, part.layer, range(len(change)))[0].to(change)
         relative = (change / weights).abs().nan_to_num(0.0, posinf=torch.inf)
         # The smallest that stays, counted from below; of equal ones all stay, as in the code.

@@ -11,6 +11,7 @@ from typing_extensions import override
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.anchor import anchored
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.prune import accumulated, refuse_base, restrained
 from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.editing.second_moment import TextSource, moments_at_hand
@@ -50,6 +51,8 @@ class Memit(Method):
         context_openings: Words they begin with, in turn; none to sample from the start token.
         keep_share: Share of an update's entries that is kept, those that change their weight most
             relatively (RECT, Gu et al. 2024); 1 for all.
+        prune_base: Base of the logarithm that all updates of a sequence together grow by beyond the
+            largest singular value of the unedited W (PRUNE, Ma et al. 2024: 1.2); null for none.
         anchor_norm: Whether v* is scaled to the mean norm that it had on the unedited model, in the
             first batch of a sequence (NAS, Liu et al. 2026).
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
@@ -73,6 +76,7 @@ class Memit(Method):
     context_lengths: tuple[int, ...] = (10,)
     context_openings: tuple[str, ...] = ()
     keep_share: float = 1.0
+    prune_base: float | None = None
     anchor_norm: bool = False
     end_of_answer: bool = False
     max_rows: int = 256
@@ -84,6 +88,7 @@ class Memit(Method):
         if self.covariance_weight < 0:
             raise ValueError(f"covariance_weight must be 0 or more, got {self.covariance_weight}")
         refuse_share(self.keep_share)
+        refuse_base(self.prune_base)
         self.objective()
 
     def objective(self) -> Objective:
@@ -113,10 +118,11 @@ class Memit(Method):
         lengths = self.context_lengths if self.contexts else ()
         row, rows = needed(self.objective(), shape, work, lengths * self.contexts)
         layers = len(self.layers)
+        dense = self.keep_share < 1 or self.prune_base is not None
         return Needs(
             activations=row * rows,
             statistics=0 if self.second_moment is None else moments_needed(layers, shape.d_ff),
-            edits=layers * kept_needed(self.keep_share, shape, work.cases),
+            edits=layers * kept_needed(shape, work.cases, dense=dense),
         )
 
     @override
@@ -190,8 +196,10 @@ class Memit(Method):
             failed[case] = f"case {case}: the update is not finite"
             del edits[case]
         edits = kept_largest(lm, edits, self.keep_share, together=together)
+        edits, updates = restrained(lm, edits, self.prune_base, state, together=together)
         kept = [request for request in kept if request.case in edits]
-        left = {**anchor, **(self.left(lm, kept, edits) if state is not None and kept else {})}
+        own = self.left(lm, kept, edits) if state is not None and kept else {}
+        left = {**anchor, **updates, **own}
         return Plan(
             edits,
             {case: case for case in edits},
@@ -199,6 +207,11 @@ class Memit(Method):
             contexts=tuple(contexts),
             state=(left,) if left else (),
         )
+
+    @override
+    def carried(self, state: State, left: State) -> State:
+        """The anchor, and what all updates add up to."""
+        return accumulated(state, left)
 
     def left(
         self, lm: LanguageModel, requests: Sequence[Request], edits: Mapping[str, Edit]

@@ -11,6 +11,7 @@ from typing_extensions import override
 from kn_sweeps.cases import Case
 from kn_sweeps.editing.anchor import anchored
 from kn_sweeps.editing.contexts import sampled_contexts
+from kn_sweeps.editing.prune import accumulated, refuse_base, restrained
 from kn_sweeps.editing.rect import kept_largest, kept_needed, refuse_share
 from kn_sweeps.editing.second_moment import SecondMoment, TextSource, moments_at_hand
 from kn_sweeps.editing.second_moment import needed as moments_needed
@@ -51,6 +52,8 @@ class Rome(Method):
         second_moment: Where C comes from; null for the identity.
         keep_share: Share of an update's entries that is kept, those that change their weight most
             relatively (RECT, Gu et al. 2024); 1 for all.
+        prune_base: Base of the logarithm that all updates of a sequence together grow by beyond the
+            largest singular value of the unedited W (PRUNE, Ma et al. 2024: 1.2); null for none.
         anchor_norm: Whether v* is scaled to the mean norm that it had on the unedited model, in the
             first batch of a sequence (NAS, Liu et al. 2026).
         end_of_answer: Whether `new` ends with the token that ends a text; without it an edited
@@ -74,6 +77,7 @@ class Rome(Method):
     context_openings: tuple[str, ...] = ()
     second_moment: TextSource | None = None
     keep_share: float = 1.0
+    prune_base: float | None = None
     anchor_norm: bool = False
     end_of_answer: bool = False
     max_rows: int = 256
@@ -82,6 +86,7 @@ class Rome(Method):
         """Refuse values that cannot be meant."""
         self.objective()
         refuse_share(self.keep_share)
+        refuse_base(self.prune_base)
         if self.contexts < 0:
             raise ValueError(f"contexts must be 0 or more, got {self.contexts}")
         if any(length < 1 for length in self.context_lengths):
@@ -114,10 +119,11 @@ class Rome(Method):
         """The rows that values are optimised in, the second moment, and two vectors an edit."""
         lengths = self.context_lengths if self.contexts else ()
         row, rows = needed(self.objective(), shape, work, lengths * self.contexts)
+        dense = self.keep_share < 1 or self.prune_base is not None
         return Needs(
             activations=row * rows,
             statistics=0 if self.second_moment is None else moments_needed(1, shape.d_ff),
-            edits=kept_needed(self.keep_share, shape, work.cases),
+            edits=kept_needed(shape, work.cases, dense=dense),
         )
 
     @override
@@ -155,6 +161,8 @@ class Rome(Method):
             else:
                 failed[case.id] = f"case {case.id}: the rank-one update is not finite"
         edits = kept_largest(lm, edits, self.keep_share, together=together)
+        edits, updates = restrained(lm, edits, self.prune_base, state, together=together)
+        left = {**left, **updates}
         return Plan(
             edits,
             {case: case for case in edits},
@@ -162,6 +170,11 @@ class Rome(Method):
             contexts=tuple(contexts),
             state=(left,) if left else (),
         )
+
+    @override
+    def carried(self, state: State, left: State) -> State:
+        """The anchor, and what all updates add up to."""
+        return accumulated(state, left)
 
     def update(self, value: Value, moment: SecondMoment | None = None) -> RankOne:
         """The update that makes the MLP put out a value at the subject."""
