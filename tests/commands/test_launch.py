@@ -234,7 +234,8 @@ def test_what_is_done_is_skipped_tabulated_and_reported_without_a_model_library(
 ) -> None:
     arguments = ["-m", *QUICK[:-1], "method=none,rome", "results_dir=results"]
     heavy, printed = imported_by(tmp_path, "launch", *arguments)
-    assert "torch" in heavy, printed
+    # Without a tracker, no dashboard's client; data that come with the package need no hub's.
+    assert heavy == {"torch", "transformers"}, printed
     heavy, printed = imported_by(tmp_path, "launch", *arguments)
     assert "2 runs: 0 to do, 2 done" in printed
     assert not heavy
@@ -242,27 +243,6 @@ def test_what_is_done_is_skipped_tabulated_and_reported_without_a_model_library(
         heavy, printed = imported_by(tmp_path, program, "results/default")
         assert "rome" in printed or "report.html" in printed
         assert not heavy, program
-
-
-def test_without_a_tracker_wandb_is_not_imported(tmp_path: Path) -> None:
-    script = (
-        "import sys; sys.argv = ['launch.py', *sys.argv[1:]]\n"
-        "from kn_sweeps.commands.launch import main\n"
-        "main()\n"
-        "assert 'wandb' not in sys.modules and 'datasets' not in sys.modules\n"
-    )
-    arguments = [*QUICK, f"results_dir={tmp_path}/results"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={k: v for k, v in os.environ.items() if k != "KN_SWEEPS_DATA"}
-        | {"PYTHONPATH": str(ROOT)},
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["-m"]])
