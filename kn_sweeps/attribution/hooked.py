@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kn_sweeps.attribution.freezing import Freezing, Frozen
 from kn_sweeps.attribution.integrand import (
     Measure,
     Places,
@@ -37,9 +38,11 @@ class HookedIntegrand:
         prompts: Sequence[Encoded],
         measure: Measure = "probability",
         site: Site = "activation",
+        frozen: Frozen = "nothing",
     ) -> None:
         """Run the unchanged model on `prompts`."""
         self._lm, self._measure = lm, measure
+        self._freezing = Freezing(lm, frozen)
         self._before = site == "pre_activation" and lm.architecture.pre_activation(0) is not None
         self._width = lm.architecture.d_ff
         self._module = self._pre_activation if self._before else lm.architecture.mlp_output
@@ -47,7 +50,11 @@ class HookedIntegrand:
         layers = range(lm.architecture.layers)
         everyone = range(len(prompts))
         places = self.readings.places(everyone)
-        with torch.no_grad(), recorded(lm, list(layers), self._module) as seen:
+        with (
+            torch.no_grad(),
+            self._freezing.recording(),
+            recorded(lm, list(layers), self._module) as seen,
+        ):
             lm.hidden(self._batch(everyone))
         at = (places.row, places.position)
         # What is scaled of the outputs, and what stays: a bias, or what a gate multiplies.
@@ -143,7 +150,13 @@ class HookedIntegrand:
 
             return change
 
-        with outputs_replaced(self._lm, {layer: put(layer) for layer in scales}, self._module):
+        numbers = [n for p in prompts for n in self.readings.row_numbers(p)]
+        changes = {layer: put(layer) for layer in scales}
+        # The scaled layer's own output is replaced behind the hook that would freeze it.
+        with (
+            self._freezing.frozen(torch.tensor(numbers, device=self._lm.device)),
+            outputs_replaced(self._lm, changes, self._module),
+        ):
             hidden = self._lm.hidden(self._batch(prompts))[places.row, places.position]
         values, outer = measured(self._lm, hidden, places, len(prompts), self._measure)
         found = torch.autograd.grad(hidden, [outputs[layer] for layer in scales], outer)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kn_sweeps.attribution.freezing import Frozen
 from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
@@ -75,6 +76,7 @@ def integrated_gradients(
     *,
     measure: Measure = "probability",
     site: Site = "activation",
+    frozen: Frozen = "nothing",
     max_rows: int = 512,
 ) -> list[Attribution]:
     """Attribute each prompt's target to every neuron of every layer.
@@ -90,6 +92,8 @@ def integrated_gradients(
         quadrature: How the integrals are taken.
         measure: Of the target; a logit difference takes `Contrasted` prompts.
         site: Where neurons are scaled.
+        frozen: What puts out what it does in the unchanged model, so that neurons do not act
+            through it; `Attribution.without` is then the measure where it is.
         max_rows: Largest number of rows in one forward pass; bounds memory.
 
     Returns:
@@ -105,7 +109,7 @@ def integrated_gradients(
     results: dict[int, Attribution] = {}
     for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         members = [prompts[i] for i in group]
-        found = _integrate(lm, members, quadrature, measure, site, max_rows)
+        found = _integrate(lm, members, quadrature, measure, site, frozen, max_rows)
         results |= dict(zip(group, found, strict=True))
     return [results[i] for i in range(len(prompts))]
 
@@ -115,20 +119,24 @@ def integrand_of(
     prompts: Sequence[Encoded],
     measure: Measure,
     site: Site = "activation",
+    frozen: Frozen = "nothing",
 ) -> Integrand:
     """The fast integrand where the model's blocks can be stepped, else the general one.
 
     Raises:
-        ValueError: If the model's probability of a target is not a number.
+        ValueError: If the model's probability of a target is not a number, or something is frozen
+            and neurons are scaled before the activation function.
     """
+    if frozen != "nothing" and site != "activation":
+        raise ValueError(f"with site={site} nothing can be frozen, got {frozen!r}")
     integrand: Integrand
     try:
         if site == "pre_activation":
             raise CannotStepError("the activation function is not stepped")
-        integrand = SteppedIntegrand(lm, prompts, measure)
+        integrand = SteppedIntegrand(lm, prompts, measure, frozen)
     except CannotStepError as reason:
         log.debug("whole rows through %s: %s", lm.name, reason)
-        integrand = HookedIntegrand(lm, prompts, measure, site)
+        integrand = HookedIntegrand(lm, prompts, measure, site, frozen)
     if not torch.isfinite(integrand.whole.values).all():
         raise ValueError(
             f"{lm.name} gives a {measure.replace('_', '-')} of {integrand.whole.values.tolist()}: "
@@ -159,10 +167,11 @@ def _integrate(
     quadrature: Quadrature,
     measure: Measure,
     site: Site,
+    frozen: Frozen,
     max_rows: int,
 ) -> list[Attribution]:
     layers = range(lm.architecture.layers)
-    integrand = integrand_of(lm, prompts, measure, site)
+    integrand = integrand_of(lm, prompts, measure, site, frozen)
     values = integrand.whole.values.tolist()
     cells = [(p, layer) for p in range(len(prompts)) for layer in layers]
     paths = _taken(lm, integrand, quadrature, cells, max_rows)
@@ -174,7 +183,7 @@ def _integrate(
         rows, whole = _rows_in_double(lm, [prompts[p] for p in numbers], max_rows)
         if rows:
             with in_double(lm.model, whole=whole):
-                exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site)
+                exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site, frozen)
                 found = _taken(lm, exact, quadrature, again, rows)
             paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
     return [

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kn_sweeps.attribution.freezing import Freezing, Frozen
 from kn_sweeps.attribution.integrand import (
     Measure,
     Places,
@@ -37,7 +38,11 @@ class SteppedIntegrand:
     """See `Integrand`."""
 
     def __init__(
-        self, lm: LanguageModel, prompts: Sequence[Encoded], measure: Measure = "probability"
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Encoded],
+        measure: Measure = "probability",
+        frozen: Frozen = "nothing",
     ) -> None:
         """Run the unchanged model on `prompts`.
 
@@ -46,6 +51,7 @@ class SteppedIntegrand:
                 the model's own measure of the targets.
         """
         self._lm, self._measure = lm, measure
+        self._freezing = Freezing(lm, frozen)
         self.readings = Readings(lm, prompts)
         spans = [
             Span(row.ids, row.positions[0], len(row.positions), row.positions[0])
@@ -89,7 +95,9 @@ class SteppedIntegrand:
             leaf, sums = self._scaled(layer, spans, scale[:, None, None])
             leaves.append(leaf)
             joins[layer] = Join(spans, sums)
-        hidden = Pass(self._lm, recording, joins).hidden()
+        steps = Pass(self._lm, recording, joins)
+        with self._freezing.frozen(steps.spans):
+            hidden = steps.hidden()
         final = self._at(hidden, places)
         values, outer = measured(self._lm, final, places, len(points), self._measure)
         found = torch.autograd.grad(final, leaves, outer)
@@ -121,7 +129,8 @@ class SteppedIntegrand:
     def _whole(self, places: Places, prompts: int) -> Whole:
         recording = self._recording
         steps = Pass(self._lm, recording, {}, range(len(recording.positions)), differentiable=True)
-        final = self._at(steps.hidden(), places)
+        with self._freezing.recording():
+            final = self._at(steps.hidden(), places)
         values, outer = measured(self._lm, final, places, prompts, self._measure)
         gradients = torch.autograd.grad(final, steps.mlp_outputs, outer)
 

@@ -185,6 +185,7 @@ class Pass:
     """One run of the model in which rows join behind the layers they are about.
 
     Attributes:
+        spans: Those of all rows of its batch, in the order in which they join.
         mlp_outputs: Each layer's, of all rows; only where gradients at unchanged rows are wanted.
     """
 
@@ -214,8 +215,8 @@ class Pass:
         self._idle = 0 if unchanged else 1
         start = torch.tensor(list(unchanged) or [0], device=lm.device)
         self._present = len(start)
-        self._spans = torch.cat([start, *(join.spans for join in joins.values())])
-        sizes = [recording.sizes[span] for span in self._spans.tolist()]
+        self.spans = torch.cat([start, *(join.spans for join in joins.values())])
+        sizes = [recording.sizes[span] for span in self.spans.tolist()]
         self.width = max(sizes[self._idle :])
         self.mlp_outputs: list[Tensor] = []
         self._layer = 0
@@ -224,7 +225,7 @@ class Pass:
 
     def hidden(self) -> Float[Tensor, "rows width d_model"]:
         """Run, and give the rows' final hidden states. Differentiable."""
-        lm, recording, spans = self._lm, self._recording, self._spans
+        lm, recording, spans = self._lm, self._recording, self.spans
         inputs: dict[str, Any] = {"input_ids": recording.ids[spans]}
         if self._causal:
             positions = recording.positions[spans, : self.width]
@@ -257,10 +258,10 @@ class Pass:
 
     def at_positions(self, x: Float[Tensor, "spans seq d_model"]) -> Tensor:
         """What belongs to the input positions of every row, in the order of the pass's batch."""
-        own = x[self._spans]
+        own = x[self.spans]
         if not self._causal:
             return own
-        positions = self._recording.positions[self._spans, : self.width]
+        positions = self._recording.positions[self.spans, : self.width]
         return own.gather(1, positions[:, :, None].expand(-1, -1, x.shape[-1]))
 
     def _enter(self, layer: int) -> Callable[..., Any]:
@@ -278,7 +279,7 @@ class Pass:
                 # Every position is attended to, and one alone attends.
                 self._take_keys(block, hidden, rest, kwargs)
                 rows = torch.arange(self._present, device=hidden.device)
-                hidden = hidden[rows, self._recording.read[self._spans[: self._present]]][:, None]
+                hidden = hidden[rows, self._recording.read[self.spans[: self._present]]][:, None]
             return (hidden, *rest), kwargs
 
         return hook
@@ -322,7 +323,7 @@ class Pass:
 
     def _those_present(self, x: Any) -> Any:
         """Whatever has a place for every row, cut down to the rows that are there by now."""
-        if isinstance(x, Tensor) and x.dim() and len(x) == len(self._spans):
+        if isinstance(x, Tensor) and x.dim() and len(x) == len(self.spans):
             return x[: self._present]
         if isinstance(x, tuple):
             return tuple(self._those_present(item) for item in x)
@@ -332,7 +333,7 @@ class Pass:
 
     def _key_value(self, key: Tensor, value: Tensor, _mask: Tensor | None) -> KeyValue:
         if self._causal:
-            spans = self._spans[: self._present]
+            spans = self.spans[: self._present]
             keys, values = self._recording.before[self._layer]
             return torch.cat([keys[spans], key], 2), torch.cat([values[spans], value], 2)
         if self._taking_keys:
