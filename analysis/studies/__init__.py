@@ -16,6 +16,7 @@ from . import (
     lifelong,
     localisation,
     locating,
+    paths,
     rome_syntax,
     suppress_number_neuron,
 )
@@ -32,6 +33,7 @@ STUDIES: tuple[Study, ...] = (
     categorical.study,
     causal_tracing.study,
     locating.study,
+    paths.study,
     rome_syntax.study,
     criteria.symmetry,
     criteria.synonymy,

@@ -125,8 +125,8 @@ class Faithfulness:
         values = curves(lm, prompts, scores, ks, max_rows=self.max_rows)
         tokens = sum(len(row.ids) for prompt in asked for row in lm.rows(prompt))
         for n, case in enumerate(cases):
-            agreement = zip(*_agreement(scores[:, n].flatten(1), self.top), strict=True)
-            for r, (kind, (correlation, overlap)) in enumerate(zip(found, agreement, strict=True)):
+            agreed = zip(*agreement(scores[:, n].flatten(1), self.top), strict=True)
+            for r, (kind, (correlation, overlap)) in enumerate(zip(found, agreed, strict=True)):
                 cost = costs[kind]
                 about = {
                     "case": case.id,
@@ -146,7 +146,7 @@ class Faithfulness:
                         yield {**about, "curve": curve, "k": k, "probability": value}
 
 
-def _agreement(
+def agreement(
     scores: Float[Tensor, "rankings neurons"], top: int
 ) -> tuple[list[float], list[float]]:
     """Spearman's correlation with the first row's scores, and the share of its best neurons."""

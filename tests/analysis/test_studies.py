@@ -46,6 +46,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "categorical": ("limit=2",),
     "causal_tracing": ("measurement.tracing.samples=2", "measurement.tracing.window=2"),
     "locating": ("limit=2",),
+    "paths": ("limit=2",),
     "rome_syntax": (),
     "symmetry": (),
     "synonymy": (),

@@ -44,7 +44,7 @@ def test_they_are_those_of_one_layer_at_a_time(some_lm: LanguageModel, frozen: F
                 some_lm.model, architecture.mlp_output(layer), modules, rows
             )
             off = (one.scores[layer] - scores).norm() / scores.norm()
-            assert float(off) < 1e-4, layer
+            assert float(off) < 1e-3, layer
             assert float(one.without[layer]) == pytest.approx(without, rel=1e-9)
 
 

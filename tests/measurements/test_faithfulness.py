@@ -9,7 +9,7 @@ import torch
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.attribution.faithfulness import curves
 from kn_sweeps.cases import Case, Probe, Query
-from kn_sweeps.measurements.faithfulness import Faithfulness, _agreement
+from kn_sweeps.measurements.faithfulness import Faithfulness, agreement
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import NOTHING
 
@@ -69,7 +69,7 @@ def test_logits_are_compared_and_probabilities_read(causal_lm: LanguageModel) ->
 
 def test_agreement_is_in_ranks_and_in_the_best() -> None:
     scores = torch.tensor([[3.0, 2, 1, 0], [30.0, 20, 1, 0], [0.0, 1, 2, 3], [1.0, 1, 1, 1]])
-    correlations, overlaps = _agreement(scores, 2)
+    correlations, overlaps = agreement(scores, 2)
     assert correlations[:3] == pytest.approx([1, 1, -1])
     assert overlaps[:3] == [1, 1, 0]
     assert correlations[3] != correlations[3]  # nothing to correlate
