@@ -26,6 +26,7 @@ from .drawing import (
 )
 
 HELD = "held"
+LOSS = "loss_change"
 _AT_CHECKPOINT = re.compile(r"(.+)_after_(\d+)")
 _LINES = ("-", "--", ":")
 """Of the first, second and third method that has a colour."""
@@ -46,7 +47,7 @@ def study(runs: Sequence[Run]) -> Iterator[Drawing]:
 
 def _panels() -> list[str]:
     reliability, *others = criteria()
-    return [reliability, HELD, *others]
+    return [reliability, HELD, *others, LOSS]
 
 
 def _at_checkpoints(run: Run) -> Iterator[dict[str, object]]:
@@ -61,8 +62,9 @@ def _figure(title: str, numbers: pd.DataFrame) -> Figure:
     methods = method_order(numbers["method"])
     checkpoints = sorted(numbers["edits"].unique())
     figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
-    panels = figure.subplots(1, len(_panels()), sharex=True, sharey=True)
-    for panel, metric in zip(panels, _panels(), strict=True):
+    shown = [metric for metric in _panels() if (numbers["metric"] == metric).any()]
+    panels = figure.subplots(1, len(shown), sharex=True)
+    for panel, metric in zip(panels, shown, strict=True):
         taken: Counter[str] = Counter()
         for method, offset in beside(methods, widest=0.015).items():
             style = method_style(method)
@@ -83,7 +85,13 @@ def _figure(title: str, numbers: pd.DataFrame) -> Figure:
                 **style,
             )
             taken[style["color"]] += 1
-        panel.set(title=metric, xlabel="edits made", xscale="log", ylim=(-0.03, 1.03))
+        panel.set(title=metric, xlabel="edits made", xscale="log")
+        if metric == LOSS:
+            panel.set(title="loss, nats a token")
+            panel.axhline(0, color="black", lw=0.6)
+        else:
+            panel.set(ylim=(-0.03, 1.03))
+            panel.label_outer()
         panel.xaxis.set_major_locator(FixedLocator(checkpoints))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.set_xticks(checkpoints, [str(number) for number in checkpoints])

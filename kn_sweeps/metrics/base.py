@@ -61,6 +61,18 @@ class Results:
             for made in sorted(map(int, rows["made"].unique()))
         }
 
+    def records_at_checkpoints(self, name: str) -> dict[int, pd.DataFrame]:
+        """At the checkpoints of a sequence, by the edits made so far, what was measured then.
+
+        It is the record of the edit that was made last before: just those were in effect when it
+        was scored.
+        """
+        edits = self.measurements[name].drop_duplicates("edit")
+        own = self.rows[self.rows["after"] == "edit"]
+        made = edits["case"].map(own.drop_duplicates("case").set_index("case")["made"])
+        found = {number: edits[made == number].tail(1) for number in self.at_checkpoints()}
+        return {number: records for number, records in found.items() if not records.empty}
+
     def of(self, kind: ProbeKind, group: str | None = None) -> pd.DataFrame:
         """The rows of one kind of probe and, where given, of one of its groups.
 

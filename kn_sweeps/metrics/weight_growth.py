@@ -37,11 +37,6 @@ class WeightGrowth(Metric):
             return {}
         edits = records.drop_duplicates("edit")
         found = {NAME: self._mean(edits["growth"], edits["edit"])}
-        own = results.rows[results.rows["after"] == "edit"]
-        made = edits["case"].map(own.drop_duplicates("case").set_index("case")["made"])
-        for number in results.at_checkpoints():
-            # The edit that was made last before it was scored with just those in effect.
-            then = edits[made == number].tail(1)
-            if not then.empty:
-                found[f"{NAME}_after_{number}"] = self._mean(then["growth"], then["edit"])
+        for number, then in results.records_at_checkpoints(NAME).items():
+            found[f"{NAME}_after_{number}"] = self._mean(then["growth"], then["edit"])
         return found

@@ -173,11 +173,11 @@ def test_every_method_has_its_numbers_at_every_checkpoint(made: Callable[[str], 
     sweep = made("lifelong").sweep
     numbers = pd.read_csv(sweep / "figures" / "lifelong_pararel_tiny_gpt2.csv")
     runs = read_runs(sweep)
-    assert len(numbers) == len(runs) * 4 * 2 == 7 * 4 * 2
+    assert len(numbers) == len(runs) * 5 * 2 == 7 * 5 * 2
     for one in runs:
         own = numbers[numbers["method"] == one.method].set_index(["metric", "edits"])
         for metric, edits in itertools.product(
-            ("reliability", "held", "generality", "locality"), (1, 2)
+            ("reliability", "held", "generality", "locality", "loss_change"), (1, 2)
         ):
             estimate = one.summary["metrics"][f"{metric}_after_{edits}"]
             wanted = np.nan if estimate["value"] is None else estimate["value"]

@@ -104,6 +104,7 @@ def test_a_sequence_is_measured_as_edited_so_far(tmp_path: Path) -> None:
     quick = ("dataset.relations=[P36]", "dataset.rephrasings=0", "dataset.neighbours=0")
     measured = ("measurement=[perplexity]", "measurement.perplexity.samples=3")
     where = ("tracker=none", f"results_dir={tmp_path}", "metric=[perplexity]")
+    where += ("evaluate_every=[2,3]",)
     directory = RunDirectory(run(composed(*asked, *quick, *measured, *where)).directory)
     records = directory.measurements()["perplexity"]
     numbers = directory.summary()["metrics"]
@@ -119,3 +120,10 @@ def test_a_sequence_is_measured_as_edited_so_far(tmp_path: Path) -> None:
     for record in pd.DataFrame(records).to_dict("records"):
         so_far.append(edits[record["edit"]])
         assert record["after"] == pytest.approx(_by_hand(lm, joined(so_far), texts), rel=1e-4)
+    for made in (2, 3):
+        expected = _by_hand(lm, joined(so_far[:made]), texts)
+        then = numbers[f"perplexity_after_{made}"]
+        assert (then["value"], then["n"]) == (pytest.approx(expected, rel=1e-4), 1)
+        change = math.log(expected / records["before"].iloc[0])
+        assert numbers[f"loss_change_after_{made}"]["value"] == pytest.approx(change, abs=1e-4)
+    assert "perplexity_after_1" not in numbers
