@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from kn_sweeps.attribution.baselines import activation, by_chance, grad_x_act, lens, neurgrad
+from kn_sweeps.attribution.baselines import (
+    activation,
+    by_chance,
+    grad_x_act,
+    lens,
+    neurgrad,
+    relp,
+)
 from kn_sweeps.attribution.cache import VERSION, active_cache
 from kn_sweeps.attribution.contrast import rival_of
 from kn_sweeps.attribution.integrand import LOGITS, Measure, Site
@@ -30,6 +37,7 @@ Kind = Literal[
     "grad_x_act",
     "activation",
     "neurgrad",
+    "relp",
     "log_prob_increase",
     "random",
 ]
@@ -101,7 +109,9 @@ class Attributor:
         prompts = min(work.prompts, max(1, self.max_rows // PROMPT_ROWS))
         whole = prompts * shape.layers * (shape.d_ff + 3 * shape.d_model) * shape.number
         recorded = shape.cache(prompts, work.tokens) + whole
-        unchanged = shape.kept(prompts, 1, work.tokens, shape.layers)
+        whole_rows = self.kind == "relp"
+        kept = (work.tokens, 0) if whole_rows else (1, work.tokens)
+        unchanged = shape.kept(prompts, *kept, shape.layers)
         if self.kind != "integrated_gradients":
             return Needs(activations=recorded + unchanged)
         points = prompts * shape.layers * _POINTS
@@ -118,7 +128,7 @@ class Attributor:
         longest = max((len(prompt.ids) for prompt in prompts), default=1)
         width = max((len(prompt.target_ids) for prompt in prompts), default=1)
         each = lm.shape.kept(1, width, longest, lm.shape.layers)
-        if not lm.can_be_stepped:
+        if not lm.can_be_stepped or self.kind == "relp":
             each = lm.shape.kept(1, longest, 0, lm.shape.layers)
         return lm.fitting(self.max_rows, each)
 
@@ -131,6 +141,8 @@ class Attributor:
             return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "neurgrad":
             return neurgrad(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind == "relp":
+            return relp(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "log_prob_increase":
             return lens(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "random":

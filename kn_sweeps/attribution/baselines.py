@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
 from kn_sweeps.attribution.lens import log_prob_increase
+from kn_sweeps.attribution.relevance import relevance_rules
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted
@@ -80,6 +82,29 @@ def neurgrad(
     """
     sign = _by_gradient(lambda a: (a > 0).to(a.dtype) * 2 - 1)
     return _plain(lm, prompts, measure, max_rows, sign)
+
+
+def relp(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    *,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """Score each neuron by a_i times the coefficient that relevance propagation gives it.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        measure: Of the target.
+        max_rows: Bounds memory, as in `integrated_gradients`.
+
+    Raises:
+        ValueError: If a rule does not fit a part of the model; see `relevance_rules`.
+    """
+    with relevance_rules(lm):
+        by_relevance = _by_gradient(lambda a: a)
+        return _plain(lm, prompts, measure, max_rows, by_relevance, HookedIntegrand)
 
 
 def _by_gradient(weight: Callable[[Tensor], Tensor]) -> Scores:
@@ -155,6 +180,7 @@ def _plain(
     measure: Measure,
     max_rows: int,
     scores: Scores,
+    made: Callable[[LanguageModel, Sequence[Encoded], Measure], Integrand] = integrand_of,
 ) -> list[Attribution]:
     """Attributions without an integral: nothing to be complete, no error to estimate."""
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
@@ -162,7 +188,7 @@ def _plain(
     neither = torch.zeros(lm.architecture.layers, dtype=torch.bool)
     found: dict[int, Attribution] = {}
     for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
-        integrand = integrand_of(lm, [prompts[i] for i in group], measure)
+        integrand = made(lm, [prompts[i] for i in group], measure)
         for n, i in enumerate(group):
             found[i] = Attribution(
                 scores(integrand, n, prompts[i]).float().cpu(),

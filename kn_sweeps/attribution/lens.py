@@ -49,7 +49,7 @@ def log_prob_increase(
         hidden = lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
     last = sums[layers[-1]][at]
     _check_last(lm, norm, last, hidden[at])
-    scale = _scale(norm, last)
+    scale = scale_of(norm, last)
     scores = torch.zeros(len(prompts), architecture.layers, architecture.d_ff, device=lm.device)
     size = max(1, LOGITS // int(lm.model.config.vocab_size))
     for layer in layers:
@@ -92,7 +92,7 @@ def _check_last(lm: LanguageModel, norm: nn.Module, summed: Tensor, hidden: Tens
         )
 
 
-def _scale(norm: nn.Module, x: Tensor) -> Tensor:
+def scale_of(norm: nn.Module, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
     """What `norm` divides by."""
     eps = next(getattr(norm, name) for name in ("eps", "variance_epsilon") if hasattr(norm, name))
     wide = at_least_float32(x)
@@ -104,7 +104,7 @@ def _scale(norm: nn.Module, x: Tensor) -> Tensor:
 
 def _unscaled(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm` without its division and its bias: linear in `x`."""
-    linear: Tensor = (norm(x) - norm(torch.zeros_like(x))) * _scale(norm, x)
+    linear: Tensor = (norm(x) - norm(torch.zeros_like(x))) * scale_of(norm, x)
     return linear
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -20,6 +20,7 @@ from kn_sweeps.attribution.faithfulness import curves, sizes
 from kn_sweeps.attribution.integrand import Measure as Attributed
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.lens import final_norm
+from kn_sweeps.attribution.relevance import check_rules
 from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.measurements.base import Finding, Measure, known
 from kn_sweeps.models.language_model import LanguageModel
@@ -34,6 +35,12 @@ CURVES = ("suppressed", "kept")
 """The k best neurons are at 0; all but those are."""
 _TOGETHER = 32
 """Cases attributed together: enough to fill passes, few enough for all their scores to be held."""
+
+_MAY_BE_REFUSED: Mapping[Kind, Callable[[LanguageModel], object]] = {
+    "log_prob_increase": final_norm,
+    "relp": check_rules,
+}
+"""What some models cannot be attributed by, and what says so."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,13 @@ class Faithfulness:
         """Leave out, with a word, what this model cannot be attributed by."""
         del cases
         attributors = self._attributors(seed)
-        try:
-            final_norm(lm)
-        except ValueError as error:
-            if attributors.pop("log_prob_increase", None) is not None:
-                log.warning("faithfulness without log_prob_increase: %s", error)
+        for kind, check in _MAY_BE_REFUSED.items():
+            try:
+                if kind in attributors:
+                    check(lm)
+            except ValueError as error:
+                del attributors[kind]
+                log.warning("faithfulness without %s: %s", kind, error)
         if not attributors:
             raise ValueError("no attribution is left that this model can be asked for")
 

@@ -55,7 +55,7 @@ class KnowledgeNeurons(Method):
             above it and of that the neurons with the largest mean score; `published` whatever the
             last share tried leaves, as Dai et al.'s and Niu et al.'s code.
         attribution: `integrated_gradients`, or a baseline: `grad_x_act`, `activation`, `neurgrad`,
-            `log_prob_increase` or `random`, of which nothing but chance is located.
+            `relp`, `log_prob_increase` or `random`, of which nothing but chance is located.
         measure: What is attributed: the target's `probability` or `log_probability`, or
             `logit_difference`, by how much its logit is above that of the case's other answer.
         quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
