@@ -3,6 +3,7 @@
     python -m benchmarks.editing             # SmolLM2, 16 edits of official P36
     python -m benchmarks.editing --growth    # time and memory against the number of edits
     python -m benchmarks.editing --sequence  # what one more edit costs behind a thousand
+    python -m benchmarks.editing --operations  # how much work it is, counted
     python -m benchmarks.editing --shapes    # gpt2-xl, random weights, on CUDA
 
 One at a time is tests/reference: an optimisation prompt by prompt, then apply, score every probe
@@ -33,6 +34,7 @@ from benchmarks.measuring import (
     table,
     timed,
 )
+from benchmarks.operations import operations
 from benchmarks.sequences import sequence
 from kn_sweeps.cases import Case, Probe
 from kn_sweeps.data.pararel import ParaRel
@@ -288,6 +290,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--growth", action="store_true", help="against the number of edits")
     parser.add_argument("--sequence", action="store_true", help="one more edit behind many")
+    parser.add_argument("--operations", action="store_true", help="count them, time nothing")
     parser.add_argument("--shapes", action="store_true", help="a large random model on CUDA")
     parser.add_argument(
         "--root", help="folder of official ParaRel files (default: KN_SWEEPS_DATA/pararel)"
@@ -306,6 +309,8 @@ def main() -> None:
             # Little of an edit's own work, so that what grows with the sequence would be seen.
             cases = [replace(case, probes=case.probes[:3]) for case in official_cases(lm, root, 5)]
             rows = sequence(lm, cases, replace(METHOD, contexts=0, steps=6))
+        elif chosen.operations:
+            rows = operations(lm, official_cases(lm, root, chosen.edits), METHOD)
         elif chosen.growth:
             rows = growth(lm, root)
         else:

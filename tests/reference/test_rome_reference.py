@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.reference import rome, scoring
+from tests.reference.published_loop import published_delta
 from tests.reference.tiny_models import D_FF, MASK, MASKED, MASKS, PROMPT, TARGET, Tiny, build
 
 LAYER = 1
@@ -193,3 +194,13 @@ def test_planning_leaves_no_hook_no_gradient_and_no_changed_weight(tiny):
     assert not tiny.projections[LAYER]._forward_pre_hooks
     assert all(parameter.grad is None for parameter in tiny.model.parameters())
     assert all(torch.equal(before[name], v) for name, v in tiny.model.state_dict().items())
+
+
+def test_one_padded_batch_a_step_finds_the_same_delta(tiny: Tiny) -> None:
+    if tiny.masked:
+        pytest.skip("the published loop is of causal LMs")
+    asked = (tiny.model, tiny.projections[LAYER], contexts(tiny), TARGET, essence(tiny), SETTINGS)
+    found = published_delta(*asked)
+    torch.testing.assert_close(found.delta, edit(tiny).delta)
+    # One forward pass of the unchanged model, and no step behind the last loss.
+    assert (found.forward, found.backward) == (SETTINGS.steps + 1, SETTINGS.steps - 1)
