@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kn_sweeps.cases import Case
 from kn_sweeps.metrics.answers import answered
 from kn_sweeps.plans import Plan
+from kn_sweeps.progress.counting import counted
 from kn_sweeps.row import Row, rows_frame
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ Finding = Mapping[str, Any]
 
 Measure = Callable[[Sequence[Case], Plan, Sequence[Row]], Sequence[Finding]]
 """Measures some cases, given their edits and their rows."""
+
+
+_TOGETHER = 32
+"""Cases attributed together: enough to fill passes, few enough for all their scores to be held."""
 
 
 @runtime_checkable
@@ -39,6 +44,22 @@ class Measurement(Protocol):
         Raises:
             ValueError: If nothing can be measured.
         """
+
+
+def batches(
+    cases: Sequence[Case], rows: Sequence[Row], *, only_known: bool
+) -> Iterator[list[Case]]:
+    """The cases that have a critical word to ask for, some at a time.
+
+    Args:
+        cases: Any.
+        rows: Theirs.
+        only_known: Whether to leave out those whose answer the unedited model does not give.
+    """
+    wanted = known(rows) if only_known else {case.id for case in cases}
+    some = [case for case in cases if case.id in wanted and case.edit is not None]
+    starts = range(0, len(some), _TOGETHER)
+    yield from counted([some[n : n + _TOGETHER] for n in starts], "batch of cases")
 
 
 def known(rows: Sequence[Row]) -> set[str]:

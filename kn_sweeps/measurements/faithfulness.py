@@ -22,19 +22,16 @@ from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.lens import final_norm
 from kn_sweeps.attribution.relevance import check_rules
 from kn_sweeps.cases import Case, edit_probe
-from kn_sweeps.measurements.base import Finding, Measure, known
+from kn_sweeps.measurements.base import Finding, Measure, batches
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Plan
-from kn_sweeps.progress.counting import counted
 from kn_sweeps.row import Row
 
 log = logging.getLogger(__name__)
 
 CURVES = ("suppressed", "kept")
 """The k best neurons are at 0; all but those are."""
-_TOGETHER = 32
-"""Cases attributed together: enough to fill passes, few enough for all their scores to be held."""
 
 _MAY_BE_REFUSED: Mapping[Kind, Callable[[LanguageModel], object]] = {
     "log_prob_increase": final_norm,
@@ -105,12 +102,9 @@ class Faithfulness:
             raise ValueError("no attribution is left that this model can be asked for")
 
         def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
-            wanted = known(rows) if self.known else {case.id for case in cases}
-            some = [case for case in cases if case.id in wanted and case.edit is not None]
-            parts = [some[n : n + _TOGETHER] for n in range(0, len(some), _TOGETHER)]
             return [
                 finding
-                for part in counted(parts, "batch of cases")
+                for part in batches(cases, rows, only_known=self.known)
                 for finding in self._findings(lm, part, attributors)
             ]
 

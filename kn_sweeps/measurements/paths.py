@@ -13,16 +13,12 @@ from kn_sweeps.attribution.freezing import Frozen
 from kn_sweeps.attribution.integrand import Measure as Attributed
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
 from kn_sweeps.cases import Case, edit_probe
-from kn_sweeps.measurements.base import Finding, Measure, known
+from kn_sweeps.measurements.base import Finding, Measure, batches
 from kn_sweeps.measurements.faithfulness import agreement
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Plan
-from kn_sweeps.progress.counting import counted
 from kn_sweeps.row import Row
-
-_TOGETHER = 32
-"""Cases attributed together: enough to fill passes, few enough for all their scores to be held."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +63,9 @@ class Paths:
         del cases, seed
 
         def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
-            wanted = known(rows) if self.known else {case.id for case in cases}
-            some = [case for case in cases if case.id in wanted and case.edit is not None]
-            parts = [some[n : n + _TOGETHER] for n in range(0, len(some), _TOGETHER)]
             return [
                 finding
-                for part in counted(parts, "batch of cases")
+                for part in batches(cases, rows, only_known=self.known)
                 for finding in self._findings(lm, part)
             ]
 
