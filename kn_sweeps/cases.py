@@ -5,8 +5,8 @@ Plain frozen values. They know nothing of models, files or Hydra.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from kn_sweeps.showing.sheets import Sheet, Shown
@@ -94,6 +94,23 @@ class Query:
         span = None if self.subject is None else (self.subject[0] + shift, self.subject[1] + shift)
         return Query(context + self.prefix, self.suffix, span)
 
+    def about(self, subject: str) -> Query:
+        """The same query with another subject; at the text's beginning it has a capital.
+
+        Raises:
+            ValueError: If the query has none.
+        """
+        if self.subject is None:
+            raise ValueError(f"{self.text!r} has no subject that another could take the place of")
+        start, end = self.subject
+        written = subject if start else subject[:1].upper() + subject[1:]
+        span = (start, start + len(written))
+        slot = len(self.prefix)
+        if start < slot:
+            return Query(self.prefix[:start] + written + self.prefix[end:], self.suffix, span)
+        suffix = self.suffix[: start - slot] + written + self.suffix[end - slot :]
+        return Query(self.prefix, suffix, span)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -150,6 +167,8 @@ class Case(Shown):
             the source are one rule, which is located as one.
         together: Cases that share it, where it is not empty, are in effect together whatever the
             regime: what they should entail follows from all of them.
+        fellows: The changes of all cases of its source, its own too, in their order; empty where
+            nobody said which cases those are (`with_fellows`). A method may see them.
     """
 
     id: str
@@ -161,6 +180,7 @@ class Case(Shown):
     essence: Query | None = None
     seen_answers: tuple[str, ...] = ()
     together: str = ""
+    fellows: tuple[Probe, ...] = ()
 
     @property
     def all_probes(self) -> tuple[Probe, ...]:
@@ -192,6 +212,19 @@ def edit_probe(case: Case) -> Probe:
             f"case {case.id} cannot be edited on this kind of model; use method=none to score it"
         )
     return case.edit
+
+
+def with_fellows(cases: Iterable[Case]) -> list[Case]:
+    """The same cases, each told the changes of those of its source.
+
+    What a method compares a case with is then the same whichever cases it is planned with.
+    """
+    cases = list(cases)
+    by_source: dict[str, tuple[Probe, ...]] = {}
+    for case in cases:
+        if case.edit is not None:
+            by_source[case.source] = (*by_source.get(case.source, ()), case.edit)
+    return [replace(case, fellows=by_source.get(case.source, ())) for case in cases]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from kn_sweeps.attribution.baselines import (
     activation,
+    atp,
     by_chance,
     grad_x_act,
     lens,
@@ -29,6 +30,9 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.models.tokenization import Encoded
 
+_Asked = tuple[Encoded, Encoded | None]
+"""A prompt, and what it is compared with, if anything."""
+
 _POINTS = 17
 """Points of an integral that its memory is counted for: a panel's at most."""
 
@@ -39,8 +43,15 @@ Kind = Literal[
     "neurgrad",
     "relp",
     "log_prob_increase",
+    "atp",
+    "eap_ig",
     "random",
 ]
+
+COMPARING: tuple[Kind, ...] = ("atp", "eap_ig")
+"""Those that compare a prompt with a corrupted one."""
+
+_INTEGRALS = ("integrated_gradients", "eap_ig")
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,17 @@ class Attributor:
         if self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
 
-    def __call__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+    @property
+    def compares(self) -> bool:
+        """Whether prompts are compared with corrupted ones."""
+        return self.kind in COMPARING
+
+    def __call__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Encoded],
+        corrupt: Sequence[Encoded] | None = None,
+    ) -> list[Attribution]:
         """Attribute each prompt's target; equal prompts once, and cached ones not at all.
 
         Which prompts share batches decides the last digits, so prompts are kept together as they
@@ -85,9 +106,15 @@ class Attributor:
         Scores are then the same bit for bit whatever was cached before.
 
         Of an edited model nothing is cached: a revision does not say what its weights are.
+
+        Args:
+            lm: The model.
+            prompts: Queries with their targets.
+            corrupt: What each is compared with, where the kind compares; else it is not looked at.
         """
+        asked = self._asked(prompts, corrupt)
         cache = active_cache() if lm.revision and not lm.is_edited else None
-        distinct = list({_question(prompt): prompt for prompt in prompts}.values())
+        distinct = list({_question(one): one for one in asked}.values())
         rows = self._rows(lm, distinct)
         keys = self._keys(lm, distinct, rows)
         found = [cache.get(key) for key in keys] if cache is not None else []
@@ -98,11 +125,24 @@ class Attributor:
                 if cache is not None:
                     cache.put(key, new)
         by_question = {_question(p): one for p, one in zip(distinct, known, strict=True)}
-        return [by_question[_question(prompt)] for prompt in prompts]
+        return [by_question[_question(one)] for one in asked]
 
-    def computed(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> list[Attribution]:
+    def computed(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[Encoded],
+        corrupt: Sequence[Encoded] | None = None,
+    ) -> list[Attribution]:
         """Attribute each prompt's target anew, whatever is cached."""
-        return self._computed(lm, prompts, self._rows(lm, prompts))
+        asked = self._asked(prompts, corrupt)
+        return self._computed(lm, asked, self._rows(lm, asked))
+
+    def _asked(self, prompts: Sequence[Encoded], corrupt: Sequence[Encoded] | None) -> list[_Asked]:
+        if not self.compares:
+            return [(prompt, None) for prompt in prompts]
+        if corrupt is None or len(corrupt) != len(prompts):
+            raise ValueError(f"{self.kind} needs a corrupted prompt for each prompt")
+        return list(zip(prompts, corrupt, strict=True))
 
     def needs(self, shape: Shape, work: Work) -> Needs:
         """What attributing some prompts together needs of memory, beside the model."""
@@ -112,7 +152,7 @@ class Attributor:
         whole_rows = self.kind == "relp"
         kept = (work.tokens, 0) if whole_rows else (1, work.tokens)
         unchanged = shape.kept(prompts, *kept, shape.layers)
-        if self.kind != "integrated_gradients":
+        if self.kind not in _INTEGRALS:
             return Needs(activations=recorded + unchanged)
         points = prompts * shape.layers * _POINTS
         rows = min(self.max_rows, points)
@@ -123,8 +163,9 @@ class Attributor:
             statistics=points * shape.d_ff * 8,
         )
 
-    def _rows(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> int:
+    def _rows(self, lm: LanguageModel, asked: Sequence[_Asked]) -> int:
         """How many rows of these prompts to compute at once."""
+        prompts = [one for pair in asked for one in pair if one is not None]
         longest = max((len(prompt.ids) for prompt in prompts), default=1)
         width = max((len(prompt.target_ids) for prompt in prompts), default=1)
         each = lm.shape.kept(1, width, longest, lm.shape.layers)
@@ -132,9 +173,9 @@ class Attributor:
             each = lm.shape.kept(1, longest, 0, lm.shape.layers)
         return lm.fitting(self.max_rows, each)
 
-    def _computed(
-        self, lm: LanguageModel, prompts: Sequence[Encoded], rows: int
-    ) -> list[Attribution]:
+    def _computed(self, lm: LanguageModel, asked: Sequence[_Asked], rows: int) -> list[Attribution]:
+        prompts = [prompt for prompt, _ in asked]
+        corrupt = [other for _, other in asked if other is not None]
         if self.kind == "activation":
             return activation(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "grad_x_act":
@@ -145,16 +186,24 @@ class Attributor:
             return relp(lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "log_prob_increase":
             return lens(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind == "atp":
+            return atp(lm, prompts, corrupt, measure=self.measure, max_rows=rows)
         if self.kind == "random":
             return by_chance(lm, prompts, seed=self.seed, measure=self.measure, max_rows=rows)
         return integrated_gradients(
-            lm, prompts, self.quadrature, measure=self.measure, site=self.site, max_rows=rows
+            lm,
+            prompts,
+            self.quadrature,
+            measure=self.measure,
+            site=self.site,
+            max_rows=rows,
+            baselines=corrupt if self.compares else None,
         )
 
-    def _keys(self, lm: LanguageModel, prompts: Sequence[Encoded], rows: int) -> list[str]:
+    def _keys(self, lm: LanguageModel, asked: Sequence[_Asked], rows: int) -> list[str]:
         """Where each of some prompts that are computed together is cached."""
         settings: dict[str, Any] | None = None
-        if self.kind == "integrated_gradients":
+        if self.kind in _INTEGRALS:
             settings = asdict(self.quadrature)
         elif self.kind == "random":
             settings = {"seed": self.seed}
@@ -163,12 +212,14 @@ class Attributor:
             "model": [lm.name, lm.revision, str(lm.model.dtype), lm.device.type],
             "attribution": [self.kind, self.measure, self.site, settings],
             "rows": rows,
-            "together": [_question(prompt) for prompt in prompts],
+            "together": [_question(one) for one in asked],
         }
         whole = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-        return [f"{whole[:40]}-{number}" for number in range(len(prompts))]
+        return [f"{whole[:40]}-{number}" for number in range(len(asked))]
 
 
-def _question(prompt: Encoded) -> tuple[tuple[int, ...], tuple[int, int], int | None]:
-    """What attribution sees of a prompt."""
-    return prompt.ids, prompt.target, rival_of(prompt)
+def _question(asked: _Asked) -> tuple[Any, ...]:
+    """What attribution sees of a prompt, and of what it is compared with."""
+    prompt, corrupt = asked
+    seen = (prompt.ids, prompt.target, rival_of(prompt))
+    return seen if corrupt is None else (*seen, corrupt.ids, corrupt.target)

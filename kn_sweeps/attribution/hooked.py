@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kn_sweeps.attribution.freezing import Freezing, Frozen
 from kn_sweeps.attribution.integrand import (
+    Baseline,
     Measure,
     Places,
     Point,
@@ -39,8 +40,14 @@ class HookedIntegrand:
         measure: Measure = "probability",
         site: Site = "activation",
         frozen: Frozen = "nothing",
+        baseline: Baseline | None = None,
     ) -> None:
-        """Run the unchanged model on `prompts`."""
+        """Run the unchanged model on `prompts`.
+
+        Raises:
+            ValueError: If there is a baseline and neurons are scaled before the activation
+                function, or it is of another number of places.
+        """
         self._lm, self._measure = lm, measure
         self._freezing = Freezing(lm, frozen)
         self._before = site == "pre_activation" and lm.architecture.pre_activation(0) is not None
@@ -68,6 +75,15 @@ class HookedIntegrand:
                 rest[:, self._width :] = output[:, self._width :]
             self._rest.append(rest)
             self._linear.append(output - rest)
+        neurons = [self._neurons(seen[layer])[at] for layer in layers]
+        if baseline is not None:
+            if self._before:
+                raise ValueError("a baseline is one behind the activation function")
+            baseline.check(self.readings)
+            for layer, linear in enumerate(baseline.linear):
+                self._rest[layer] = self._rest[layer] + linear
+                self._linear[layer] = self._linear[layer] - linear
+            neurons = [a - b for a, b in zip(neurons, baseline.neurons, strict=True)]
         unchanged = torch.ones(len(places.row), device=lm.device)
         every_place = torch.arange(len(places.row), device=lm.device)
         values, gradients = self._run(
@@ -79,10 +95,12 @@ class HookedIntegrand:
 
         linear = torch.stack([by_point(self._linear[layer]) for layer in layers])
         self.whole = Whole(
-            torch.stack([by_point(self._neurons(seen[layer])[at]) for layer in layers]),
+            torch.stack([by_point(a) for a in neurons]),
             values,
             torch.stack([by_point(gradients[layer]) for layer in layers]),
-            torch.ones(linear.shape[:2]) if self._before else sharpness_of(lm, linear),
+            torch.ones(linear.shape[:2])
+            if self._before or baseline is not None
+            else sharpness_of(lm, linear),
         )
 
     def at(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kn_sweeps.attribution.contrast import rival_of, rows_of
+from kn_sweeps.interventions import recorded
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.tokenization import Encoded
@@ -43,7 +44,7 @@ class Whole:
     A prompt has a slot for each token of its target; those it does not need are zero.
 
     Attributes:
-        neurons: Where the target is predicted.
+        neurons: Where the target is predicted; how much they are above the baseline's.
         values: The measure.
         gradients: Of the measure with respect to the MLP's output where the target is predicted.
         sharpness: The measure may change fast where alpha is below 1 / sharpness; 1 where that is
@@ -60,8 +61,9 @@ class Whole:
 class Integrand(Protocol):
     """A measure of some prompts' targets, and its gradient, on the paths that scale one layer.
 
-    The MLP's output at alpha is b + alpha * W a: the neurons a of all places that predict a token
-    of the target are scaled together.
+    The MLP's output at alpha is b + W a' + alpha * W (a - a'): the neurons a of all places that
+    predict a token of the target are scaled together. The baseline a' is 0, or what the neurons are
+    where another prompt's target is predicted.
 
     Attributes:
         whole: The unchanged model.
@@ -148,6 +150,37 @@ class Readings:
         wide = at_least_float32(x)
         sorted_ = wide.new_zeros(points, self.slots, x.shape[-1])
         return sorted_.index_put((places.point, places.slot), wide)
+
+
+class Baseline:
+    """What neurons are where other prompts' targets are predicted, which have as many tokens.
+
+    Attributes:
+        neurons: By layer, at the places of all prompts.
+        linear: By layer, the MLP's output there without its bias.
+    """
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[Encoded]) -> None:
+        """Run the unchanged model on `prompts`."""
+        readings = Readings(lm, prompts)
+        places = readings.places(range(len(prompts)))
+        at = (places.row, places.position)
+        layers = range(lm.architecture.layers)
+        with torch.no_grad(), recorded(lm, layers) as seen:
+            lm.hidden(lm.batch([row.ids for rows in readings.rows for row in rows]))
+        self.sizes = readings.sizes
+        self.neurons = [seen[layer][0][at] for layer in layers]
+        biases = [lm.architecture.bias(layer) for layer in layers]
+        outputs = [seen[layer][1][at] for layer in layers]
+        self.linear = [y if b is None else y - b for y, b in zip(outputs, biases, strict=True)]
+
+    def check(self, readings: Readings) -> None:
+        """Raise ValueError unless targets are read at as many places."""
+        if self.sizes != readings.sizes:
+            raise ValueError(
+                f"targets read at {readings.sizes} places are compared with some read at "
+                f"{self.sizes}; compare prompts with the same target"
+            )
 
 
 def sharpness_of(

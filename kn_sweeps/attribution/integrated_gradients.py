@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kn_sweeps.attribution.freezing import Frozen
 from kn_sweeps.attribution.hooked import HookedIntegrand
-from kn_sweeps.attribution.integrand import Integrand, Measure, Point, Site
+from kn_sweeps.attribution.integrand import Baseline, Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
 from kn_sweeps.models.language_model import LanguageModel
@@ -49,7 +49,7 @@ class Attribution:
     Attributes:
         scores: Attr(l, i), in the measure's unit: probability, nats or logits.
         value: The measure of the unchanged model: for the probability, P(y | x).
-        without: The same with all of a layer's neurons at 0.
+        without: The same with all of a layer's neurons at the baseline, which is 0 unless said.
         residual: |sum_i Attr(l, i) - (value - without)|: completeness makes it 0 for the exact
             integral, so it is the error of the layer's sum.
         error: Estimated error of the layer's scores as a share of their length (2-norm), by an
@@ -78,6 +78,7 @@ def integrated_gradients(
     site: Site = "activation",
     frozen: Frozen = "nothing",
     max_rows: int = 512,
+    baselines: Sequence[Encoded] | None = None,
 ) -> list[Attribution]:
     """Attribute each prompt's target to every neuron of every layer.
 
@@ -95,6 +96,8 @@ def integrated_gradients(
         frozen: What puts out what it does in the unchanged model, so that neurons do not act
             through it; `Attribution.without` is then the measure where it is.
         max_rows: Largest number of rows in one forward pass; bounds memory.
+        baselines: For each prompt one with as many tokens in its target: paths begin at the neurons
+            of that prompt where it predicts them, and a_i becomes a_i - a'_i. None to begin at 0.
 
     Returns:
         One attribution a prompt, on the CPU: scores in float32, the rest in float64.
@@ -109,7 +112,8 @@ def integrated_gradients(
     results: dict[int, Attribution] = {}
     for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         members = [prompts[i] for i in group]
-        found = _integrate(lm, members, quadrature, measure, site, frozen, max_rows)
+        against = None if baselines is None else [baselines[i] for i in group]
+        found = _integrate(lm, members, quadrature, measure, site, frozen, max_rows, against)
         results |= dict(zip(group, found, strict=True))
     return [results[i] for i in range(len(prompts))]
 
@@ -120,6 +124,7 @@ def integrand_of(
     measure: Measure,
     site: Site = "activation",
     frozen: Frozen = "nothing",
+    baselines: Sequence[Encoded] | None = None,
 ) -> Integrand:
     """The fast integrand where the model's blocks can be stepped, else the general one.
 
@@ -130,13 +135,14 @@ def integrand_of(
     if frozen != "nothing" and site != "activation":
         raise ValueError(f"with site={site} nothing can be frozen, got {frozen!r}")
     integrand: Integrand
+    baseline = None if baselines is None else Baseline(lm, baselines)
     try:
         if site == "pre_activation":
             raise CannotStepError("the activation function is not stepped")
-        integrand = SteppedIntegrand(lm, prompts, measure, frozen)
+        integrand = SteppedIntegrand(lm, prompts, measure, frozen, baseline)
     except CannotStepError as reason:
         log.debug("whole rows through %s: %s", lm.name, reason)
-        integrand = HookedIntegrand(lm, prompts, measure, site, frozen)
+        integrand = HookedIntegrand(lm, prompts, measure, site, frozen, baseline)
     if not torch.isfinite(integrand.whole.values).all():
         raise ValueError(
             f"{lm.name} gives a {measure.replace('_', '-')} of {integrand.whole.values.tolist()}: "
@@ -169,9 +175,10 @@ def _integrate(
     site: Site,
     frozen: Frozen,
     max_rows: int,
+    baselines: Sequence[Encoded] | None,
 ) -> list[Attribution]:
     layers = range(lm.architecture.layers)
-    integrand = integrand_of(lm, prompts, measure, site, frozen)
+    integrand = integrand_of(lm, prompts, measure, site, frozen, baselines)
     values = integrand.whole.values.tolist()
     cells = [(p, layer) for p in range(len(prompts)) for layer in layers]
     paths = _taken(lm, integrand, quadrature, cells, max_rows)
@@ -183,7 +190,9 @@ def _integrate(
         rows, whole = _rows_in_double(lm, [prompts[p] for p in numbers], max_rows)
         if rows:
             with in_double(lm.model, whole=whole):
-                exact = integrand_of(lm, [prompts[p] for p in numbers], measure, site, frozen)
+                some = [prompts[p] for p in numbers]
+                against = None if baselines is None else [baselines[p] for p in numbers]
+                exact = integrand_of(lm, some, measure, site, frozen, against)
                 found = _taken(lm, exact, quadrature, again, rows)
             paths |= {(numbers[n], layer): path for (n, layer), path in found.items()}
     return [

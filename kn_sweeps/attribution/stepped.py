@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kn_sweeps.attribution.freezing import Freezing, Frozen
 from kn_sweeps.attribution.integrand import (
+    Baseline,
     Measure,
     Places,
     Point,
@@ -43,12 +44,14 @@ class SteppedIntegrand:
         prompts: Sequence[Encoded],
         measure: Measure = "probability",
         frozen: Frozen = "nothing",
+        baseline: Baseline | None = None,
     ) -> None:
         """Run the unchanged model on `prompts`.
 
         Raises:
             CannotStepError: If the family's blocks cannot be stepped, or stepping does not give
                 the model's own measure of the targets.
+            ValueError: If the baseline is of another number of places.
         """
         self._lm, self._measure = lm, measure
         self._freezing = Freezing(lm, frozen)
@@ -61,6 +64,9 @@ class SteppedIntegrand:
         self._recording = Recording(lm, spans, range(lm.architecture.layers))
         everyone = range(len(prompts))
         places = self.readings.places(everyone)
+        self._from_zero = baseline is None
+        if baseline is not None:
+            self._take_off(baseline, places)
         hidden = self._at(self._recording.hidden, places)
         own, _ = measured(lm, hidden, places, len(prompts), measure)
         self.whole = self._whole(places, len(prompts))
@@ -126,6 +132,17 @@ class SteppedIntegrand:
         """`x` (rows, width, ...) at the places."""
         return x[places.row, places.slot if self._recording.causal else 0]
 
+    def _take_off(self, baseline: Baseline, places: Places) -> None:
+        """Let what is scaled of each MLP be what it has more than the baseline."""
+        baseline.check(self.readings)
+        at = (places.row, places.slot if self._recording.causal else torch.zeros_like(places.slot))
+        for layer, neurons in self._recording.neurons.items():
+            neurons[at] -= baseline.neurons[layer]
+            # A copy: where there is no bias it is what was written, too.
+            linear = self._recording.linear[layer].clone()
+            linear[at] -= baseline.linear[layer]
+            self._recording.linear[layer] = linear
+
     def _whole(self, places: Places, prompts: int) -> Whole:
         recording = self._recording
         steps = Pass(self._lm, recording, {}, range(len(recording.positions)), differentiable=True)
@@ -148,7 +165,9 @@ class SteppedIntegrand:
             for y in gradients
         ]
         neurons, linear = recorded(recording.neurons), recorded(recording.linear)
-        sharpness = sharpness_of(self._lm, linear)
+        sharpness = linear.new_ones(linear.shape[:2])
+        if self._from_zero:
+            sharpness = sharpness_of(self._lm, linear)
         if self._lm.architecture.adds_as_is:
             rest = recorded(recording.sums) - linear
             tiny = torch.finfo(rest.dtype).tiny

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from kn_sweeps.cases import Case, LeftOut, Probe, Query
+from kn_sweeps.cases import Case, LeftOut, Probe, Query, with_fellows
 from kn_sweeps.config import RunConfig
 from kn_sweeps.evaluation.own_answers import with_own_answers
 from kn_sweeps.evaluation.regimes import unit
@@ -52,7 +52,9 @@ def selected(settings: RunConfig, lm: LanguageModel) -> Selection:
     # Whole groups go to one shard, so that an edit is the same whatever the number of shards.
     group = unit(settings.method)
     groups = {g: n for n, g in enumerate(dict.fromkeys(map(group, loaded.cases)))}
-    every, unscorable = scorable(lm, with_own_answers(lm, loaded.cases))
+    fitting, unscorable = scorable(lm, with_own_answers(lm, loaded.cases))
+    # Told here, where the cases of all shards and chunks are together.
+    every = with_fellows(fitting)
     cases = [c for c in every if groups[group(c)] % count == index]
     for reason, messages in unscorable.items():
         log.warning("%d left out, %s (such as: %s)", len(messages), reason, messages[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -13,15 +14,16 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from kn_sweeps.attribution.attributor import Attributor, Kind
+from kn_sweeps.attribution.attributor import COMPARING, Attributor, Kind
 from kn_sweeps.attribution.contrast import contrasted
+from kn_sweeps.attribution.corrupting import corrupted
 from kn_sweeps.attribution.cost import Cost, cost_of
 from kn_sweeps.attribution.faithfulness import curves, sizes
 from kn_sweeps.attribution.integrand import Measure as Attributed
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.lens import final_norm
 from kn_sweeps.attribution.relevance import check_rules
-from kn_sweeps.cases import Case, edit_probe
+from kn_sweeps.cases import Case, Query, edit_probe
 from kn_sweeps.measurements.base import Finding, Measure, batches
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
@@ -89,7 +91,6 @@ class Faithfulness:
 
     def begin(self, lm: LanguageModel, cases: Sequence[Case], seed: int) -> Measure:
         """Leave out, with a word, what this model cannot be attributed by."""
-        del cases
         attributors = self._attributors(seed)
         for kind, check in _MAY_BE_REFUSED.items():
             try:
@@ -100,29 +101,63 @@ class Faithfulness:
                 log.warning("faithfulness without %s: %s", kind, error)
         if not attributors:
             raise ValueError("no attribution is left that this model can be asked for")
+        alone = self._alone(lm, cases) if set(attributors) & set(COMPARING) else set()
 
         def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
-            return [
-                finding
-                for part in batches(cases, rows, only_known=self.known)
-                for finding in self._findings(lm, part, attributors)
-            ]
+            found: list[Finding] = []
+            for compared in (True, False):
+                ways = {k: one for k, one in attributors.items() if compared or not one.compares}
+                those = [case for case in cases if (case.id not in alone) == compared and ways]
+                for part in batches(those, rows, only_known=self.known):
+                    found += self._findings(lm, part, ways)
+            return found
 
         return measure
+
+    def _alone(self, lm: LanguageModel, cases: Sequence[Case]) -> set[str]:
+        """The cases with nothing to be compared with, said in the log."""
+        alone: dict[str, str] = {}
+        for case in cases:
+            try:
+                if case.edit is not None:
+                    self._corrupted(lm, case)
+            except ValueError as error:
+                alone[case.id] = str(error)
+        if alone:
+            log.warning(
+                "faithfulness without %s for %d of %d cases, such as: %s",
+                *(" and ".join(COMPARING), len(alone), len(cases), next(iter(alone.values()))),
+            )
+        return set(alone)
+
+    def _encode(self, lm: LanguageModel, case: Case, query: Query) -> Encoded:
+        """What is attributed."""
+        edit = edit_probe(case)
+        if self.measure == "logit_difference":
+            return contrasted(lm, query, edit.old, edit.new)
+        return lm.encode(query, edit.old)
+
+    def _corrupted(self, lm: LanguageModel, case: Case) -> Encoded:
+        """What that is compared with."""
+        edit = edit_probe(case)
+        return corrupted(case, edit.query, edit.old, partial(self._encode, lm, case))
 
     def _findings(
         self, lm: LanguageModel, cases: Sequence[Case], attributors: dict[str, Attributor]
     ) -> Iterator[Finding]:
         edits = [edit_probe(case) for case in cases]
         prompts = [lm.encode(edit.query, edit.old) for edit in edits]
-        asked: list[Encoded] = list(prompts)
-        if self.measure == "logit_difference":
-            asked = [contrasted(lm, edit.query, edit.old, edit.new) for edit in edits]
+        asked = [
+            self._encode(lm, case, edit.query) for case, edit in zip(cases, edits, strict=True)
+        ]
         found: dict[str, list[Attribution]] = {}
         costs: dict[str, Cost] = {}
         for kind, attributor in attributors.items():
+            corrupt = None
+            if attributor.compares:
+                corrupt = [self._corrupted(lm, case) for case in cases]
             with cost_of(lm) as costs[kind]:
-                found[kind] = attributor.computed(lm, asked)
+                found[kind] = attributor.computed(lm, asked, corrupt)
         scores = torch.stack([torch.stack([one.scores for one in each]) for each in found.values()])
         ks = sizes(scores[0, 0].numel())
         values = curves(lm, prompts, scores, ks, max_rows=self.max_rows)

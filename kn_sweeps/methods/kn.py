@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import repeat
 from typing import Literal
 
@@ -13,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from kn_sweeps.attribution.attributor import Attributor, Kind
+from kn_sweeps.attribution.attributor import COMPARING, Attributor, Kind
 from kn_sweeps.attribution.contrast import contrasted
+from kn_sweeps.attribution.corrupting import corrupted
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
@@ -55,7 +57,8 @@ class KnowledgeNeurons(Method):
             above it and of that the neurons with the largest mean score; `published` whatever the
             last share tried leaves, as Dai et al.'s and Niu et al.'s code.
         attribution: `integrated_gradients`, or a baseline: `grad_x_act`, `activation`, `neurgrad`,
-            `relp`, `log_prob_increase` or `random`, of which nothing but chance is located.
+            `relp`, `log_prob_increase` or `random`, of which nothing but chance is located; or,
+            compared with the same prompt about another case's subject, `atp` or `eap_ig`.
         measure: What is attributed: the target's `probability` or `log_probability`, or
             `logit_difference`, by how much its logit is above that of the case's other answer.
         quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
@@ -167,7 +170,7 @@ class KnowledgeNeurons(Method):
         prompts = {name: self._prompts(lm, name, members) for name, members in groups.items()}
         # An edit at a time: its scores do not depend on what else is in the step, or was cached.
         attributor = self._attributor(seed)
-        attributions = {name: attributor(lm, some) for name, some in prompts.items()}
+        attributions = {name: attributor(lm, *some) for name, some in prompts.items()}
         edits = {}
         located: list[Located] = []
         scores: dict[str, list[Tensor]] = {}
@@ -242,7 +245,10 @@ class KnowledgeNeurons(Method):
         embedding: Tensor = lm.architecture.embeddings(ids).float().mean(0)
         return torch.nn.functional.normalize(embedding, dim=0)
 
-    def _prompts(self, lm: LanguageModel, name: str, cases: Sequence[Case]) -> list[Encoded]:
+    def _prompts(
+        self, lm: LanguageModel, name: str, cases: Sequence[Case]
+    ) -> tuple[list[Encoded], list[Encoded] | None]:
+        """What is attributed, and what that is compared with, where the attribution compares."""
         target = self._target(cases[0])
         if cases[0].seen_answers and target != edit_probe(cases[0]).old:
             raise ValueError(f"{name}: its prompts have answers of their own; use locate=old")
@@ -253,17 +259,23 @@ class KnowledgeNeurons(Method):
                     "use another measure than logit_difference"
                 )
             pairs = dict.fromkeys((q, self._rival(case)) for case in cases for q in case.seen)
-            prompts: list[Encoded] = [contrasted(lm, q, target, rival) for q, rival in pairs]
+            asked: list[tuple[Query, str, Callable[[Query], Encoded]]] = [
+                (query, target, partial(contrasted, lm, target=target, rival=rival))
+                for query, rival in pairs
+            ]
         else:
-            asked = dict.fromkeys(
+            answers = dict.fromkeys(
                 prompt
                 for case in cases
                 for prompt in zip(case.seen, case.seen_answers or repeat(target), strict=False)
             )
-            prompts = [lm.encode(query, answer) for query, answer in asked]
-        if not prompts:
+            asked = [(query, one, partial(lm.encode, target=one)) for query, one in answers]
+        if not asked:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        return prompts
+        prompts = [encode(query) for query, _, encode in asked]
+        if self.attribution not in COMPARING:
+            return prompts, None
+        return prompts, [corrupted(cases[0], *one) for one in asked]
 
     def refined(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.

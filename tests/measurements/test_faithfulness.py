@@ -8,7 +8,7 @@ import torch
 
 from kn_sweeps.attribution.attributor import Attributor
 from kn_sweeps.attribution.faithfulness import curves
-from kn_sweeps.cases import Case, Probe, Query
+from kn_sweeps.cases import Case, Probe, Query, with_fellows
 from kn_sweeps.measurements.faithfulness import Faithfulness, agreement
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.plans import NOTHING
@@ -54,6 +54,29 @@ def test_what_a_model_cannot_be_attributed_by_is_left_out_with_a_word(
     found = settings.begin(lm, CASES, 0)(CASES[:1], NOTHING, [])
     assert {record["attribution"] for record in found} == {"activation"}
     assert "without log_prob_increase" in caplog.text
+
+
+def test_who_has_nothing_to_be_compared_with_has_the_other_attributions(
+    causal_lm: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [("a", "France", "Paris"), ("b", "Italy", "Rome")]
+    paired = with_fellows(
+        [
+            Case(
+                n,
+                "P36",
+                "fact",
+                Probe(Query(f"Ann sees {s} ", "", (9, 9 + len(s))), o, "a", "edit"),
+            )
+            for n, s, o in texts
+        ]
+    )
+    cases = [*paired, _case("c", "Ann sees ", "New Delhi")]
+    settings = Faithfulness(attributions=("grad_x_act", "atp"), known=False)
+    found = pd.DataFrame(settings.begin(causal_lm, cases, 0)(cases, NOTHING, []))
+    assert set(found[found["attribution"] == "atp"]["case"]) == {"a", "b"}
+    assert set(found[found["attribution"] == "grad_x_act"]["case"]) == {"a", "b", "c"}
+    assert "without atp and eap_ig for 1 of 3 cases" in caplog.text
 
 
 def test_logits_are_compared_and_probabilities_read(causal_lm: LanguageModel) -> None:
