@@ -180,7 +180,7 @@ class Case(Shown):
     essence: Query | None = None
     seen_answers: tuple[str, ...] = ()
     together: str = ""
-    fellows: tuple[Probe, ...] = ()
+    fellows: tuple[Probe, ...] = field(default=(), compare=False)
 
     @property
     def all_probes(self) -> tuple[Probe, ...]:
@@ -220,11 +220,12 @@ def with_fellows(cases: Iterable[Case]) -> list[Case]:
     What a method compares a case with is then the same whichever cases it is planned with.
     """
     cases = list(cases)
-    by_source: dict[str, tuple[Probe, ...]] = {}
+    by_source: dict[str, list[Probe]] = {case.source: [] for case in cases}
     for case in cases:
         if case.edit is not None:
-            by_source[case.source] = (*by_source.get(case.source, ()), case.edit)
-    return [replace(case, fellows=by_source.get(case.source, ())) for case in cases]
+            by_source[case.source].append(case.edit)
+    fellows = {source: tuple(some) for source, some in by_source.items()}
+    return [replace(case, fellows=fellows[case.source]) for case in cases]
 
 
 @dataclass(frozen=True)
