@@ -26,6 +26,7 @@ from kn_sweeps.edits import (
     apart,
     parts,
 )
+from kn_sweeps.models.devices import is_dispatched
 from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, where_read
 from kn_sweeps.plans import Plan
@@ -207,8 +208,14 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
     """Write `edit` into the weights, for export. There is no way back.
 
     Raises:
-        ValueError: As `applied`, or if the edit is no change of weights.
+        ValueError: As `applied`, or if the edit is no change of weights, or the model's are not on
+            one device.
     """
+    if is_dispatched(lm.model):
+        raise ValueError(
+            f"{lm.name}: its weights lie on several devices or are fetched for each use, and what "
+            "is written into them would be lost; load it with model.device_map=null"
+        )
     every = list(parts(edit))
     weights = [part for part in every if not isinstance(part, InContext)]
     if len(weights) < len(every):

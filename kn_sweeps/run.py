@@ -31,6 +31,7 @@ from kn_sweeps.evaluation.selection import selected
 from kn_sweeps.evaluation.steps import Job, edit_and_evaluate
 from kn_sweeps.metrics.base import measured
 from kn_sweeps.models.checkpoints import Described, DType
+from kn_sweeps.models.devices import mapped
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.loading import Model, device, load_model
 from kn_sweeps.possible import refuse_impossible
@@ -172,6 +173,7 @@ def _compute(job: Job, load: Load) -> dict[str, Any]:
         "data_revision": job.config["dataset"].get("revision"),
         "seed": settings.seed,
         "device": str(lm.device),
+        "device_map": mapped(lm.model),
         "dtype": settings.dtype,
     }
     with stages.stage("metrics"):

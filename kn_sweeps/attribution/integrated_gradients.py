@@ -24,6 +24,7 @@ from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Baseline, Integrand, Measure, Point, Site
 from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature
 from kn_sweeps.attribution.stepped import SteppedIntegrand
+from kn_sweeps.models.devices import is_dispatched, is_fetched
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import free_memory
 from kn_sweeps.models.precision import in_double
@@ -207,9 +208,16 @@ def _rows_in_double(
 
     No rows where memory holds none; all weights where it holds them and all rows.
     """
+    if any(is_fetched(module) for module in lm.model.modules()):
+        log.warning(
+            "what single precision is too coarse for stays uncertified: weights that are fetched "
+            "for each use are not computed with in double"
+        )
+        return 0, False
+    one_device = not is_dispatched(lm.model)
     free = free_memory(lm.device)
     if free is None:
-        return max_rows, True
+        return max_rows, one_device
     longest = max(len(prompt.ids) for prompt in prompts)
     # Whole rows, for all of the prompts run once as they are; every number takes twice its size.
     each = 2 * lm.shape.kept(1, longest, 0, lm.shape.layers)
@@ -222,7 +230,8 @@ def _rows_in_double(
         )
         return 0, False
     # All weights in double take twice what they do; half of what is free is left alone.
-    return min(rows, max_rows), 2 * (2 * lm.shape.weights + max_rows * each) < free
+    fits = 2 * (2 * lm.shape.weights + max_rows * each) < free
+    return min(rows, max_rows), fits and one_device
 
 
 def _taken(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +72,9 @@ def edited(directory: RunDirectory, case: str, device: str = "cpu") -> Edited:
 
     edits = directory.edits()
     settings: RunConfig = build(directory.config(), RunConfig)
-    lm = settings.model.load(device_of(device), settings.dtype)
+    # On one device: edits are written into its weights, or others run it.
+    model = replace(settings.model, device_map=None)
+    lm = model.load(device_of(device), settings.dtype)
     revision = directory.provenance()["model_revision"]
     if lm.revision != revision:
         raise ValueError(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from kn_sweeps.cases import LMKind
+from kn_sweeps.models.devices import home_of, is_fetched, weights_there
 from kn_sweeps.models.families import Family, family_of
 from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.precision import at_least_float32
@@ -100,14 +101,35 @@ class Architecture:
         return self._attentions[layer]
 
     def values(self, layer: int) -> Float[Tensor, "d_ff d_model"]:
-        """The value slots of `layer`: row i is what neuron i writes. A view of the weight."""
+        """The value slots of `layer`: row i is what neuron i writes.
+
+        A view of the weight where that is on the model's one device, else a copy.
+        """
         self.check_layer(layer)
-        return self._neurons_first(layer)
+        projection = self._projections[layer]
+        with weights_there(projection):
+            return self._home(projection, self._neurons_first(layer))
 
     def bias(self, layer: int) -> Float[Tensor, " d_model"] | None:
         """The output projection's bias, None where the family has none."""
-        bias = getattr(self.mlp_output(layer), "bias", None)
-        return bias if isinstance(bias, Tensor) else None
+        projection = self.mlp_output(layer)
+        with weights_there(projection):
+            bias = getattr(projection, "bias", None)
+            return self._home(projection, bias) if isinstance(bias, Tensor) else None
+
+    def identity(self, projection: nn.Module) -> object:
+        """What two projections have in common only if they share their weights."""
+        with weights_there(projection):
+            weight = projection.weight
+            assert isinstance(weight, Tensor)
+            # What is fetched is at another address each time.
+            fetched = is_fetched(projection)
+            return tuple(weight.flatten()[:64].tolist()) if fetched else weight.data_ptr()
+
+    @staticmethod
+    def _home(module: nn.Module, weight: Tensor) -> Tensor:
+        home = home_of(module)
+        return weight if home is None else weight.to(home)
 
     def watch_sum(self, hooks: Hooks, layer: int, keep: Callable[[Tensor], None]) -> None:
         """Let `keep` see what `layer`'s MLP output was added to and gave, (batch, seq, d_model).

@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from kn_sweeps.models.devices import home_of, sent
 from kn_sweeps.models.language_model import LanguageModel
 
 KeyValue = tuple[Tensor, Tensor]
@@ -28,7 +29,9 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Attention whose keys and values are seen, and may be replaced, by whoever runs the model."""
-    key, value = _seen_by.get()(key, value, mask)
+    home = home_of(module) or key.device
+    seen = _seen_by.get()(*sent((key, value, mask), home))
+    key, value = sent(seen, key.device)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
     return output
 

@@ -130,6 +130,7 @@ def _beside(
     Between them it would count where a model measures distance by place: in a sliding window, or
     with ALiBi.
     """
+    mask = mask.to(x.device)  # that of the layer
     steps = torch.arange(mask.shape[1], device=x.device)
     places = (steps - (mask == 0).sum(1, keepdim=True)).clamp(min=0)
     return x.gather(2, places[:, None, :, None].expand_as(x))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kn_sweeps.cases import LMKind
+from kn_sweeps.models.devices import is_dispatched, keep_files, weights
 from kn_sweeps.models.families import FAMILIES
 from kn_sweeps.models.probing import check_known, kind_of
 from kn_sweeps.records.hashing import digests
@@ -118,9 +119,18 @@ def _by_default(config: Path) -> int:
 
 
 def read(
-    folder: Path, device: torch.device, dtype: DType
+    folder: Path,
+    device: torch.device,
+    dtype: DType,
+    device_map: str | dict[str, str | int] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model and tokenizer.
+
+    Args:
+        folder: Where they are.
+        device: Where the model goes.
+        dtype: Of its weights.
+        device_map: Where its parts go instead; see `Model`.
 
     Raises:
         ValueError: If the family is not known, weights are missing, do not fit or are not finite,
@@ -144,7 +154,8 @@ def read(
             loaded: Any = auto.from_pretrained(
                 links,
                 dtype=getattr(torch, dtype),
-                device_map={"": device},  # straight to where it is wanted, a shard at a time
+                # Straight to where it is wanted, a shard at a time.
+                device_map=device_map or {"": device},
                 use_safetensors=not pickled,
                 weights_only=True,  # of a pickle nothing but tensors
                 trust_remote_code=False,
@@ -152,6 +163,7 @@ def read(
                 ignore_mismatched_sizes=True,  # they are refused by name, as missing ones are
                 key_mapping=_renamed(folder),
             )
+            keep_files(loaded[0])
             tokenizer = AutoTokenizer.from_pretrained(links, trust_remote_code=False)
         except Exception as error:  # whatever a broken checkpoint makes three libraries raise
             text = (str(error).strip() or "?").replace(str(links), str(folder))
@@ -307,12 +319,12 @@ def _check_finite(model: PreTrainedModel, dtype: DType) -> None:
     """Least and largest of each tensor: one pass over the weights, and no copy of them."""
     import torch
 
-    if model.device.type == "meta":
+    if model.device.type == "meta" and not is_dispatched(model):
         return
 
     wrong = [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in weights(model)
         if parameter.numel()
         and not all(bool(torch.isfinite(x)) for x in torch.aminmax(parameter.detach()))
     ]

@@ -24,7 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.chat import as_asked, check_template
-from kn_sweeps.models.memory import Shape, free_memory, shape_of
+from kn_sweeps.models.devices import is_dispatched, settle_at_home
+from kn_sweeps.models.memory import Shape, free_memory, shape_of, shape_of_config
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.probing import architectures_of, settle
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
@@ -99,6 +100,7 @@ class LanguageModel(Shown):
         revision: Which weights these are: a commit or a content hash; empty where nothing says.
         architecture: Handles on its parts.
         can_be_stepped: Whether `stepping` gives what the model gives; `laws` finds out.
+        device: Where token ids, and all that is read of the model, are; weights may be elsewhere.
         context: What stands before every prompt, for an edit in context; `applied` sets it.
     """
 
@@ -138,6 +140,7 @@ class LanguageModel(Shown):
         if not tokenizer.is_fast:
             raise ValueError(f"{name}: a fast tokenizer is needed (character offsets)")
         self.model: PreTrainedModel = model.train(False).requires_grad_(False)
+        self.device = settle_at_home(self.model)
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -193,6 +196,9 @@ class LanguageModel(Shown):
     @cached_property
     def shape(self) -> Shape:
         """What decides how much memory it needs."""
+        if is_dispatched(self.model):
+            dtype = str(self.model.dtype).removeprefix("torch.")
+            return shape_of_config(self.model.config.to_dict(), dtype)  # type: ignore[arg-type]
         return shape_of(self.model, self.architecture)
 
     def fitting(self, rows: int, each: int = 0) -> int:
@@ -222,11 +228,6 @@ class LanguageModel(Shown):
     def halve(self) -> None:
         """Compute half as many rows at once from here on."""
         self._halvings += 1
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return torch.device(self.model.device)
 
     @property
     def ends(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ class LastLoaded:
     def __call__(self, model: Model, device: torch.device, dtype: DType) -> LanguageModel:
         """Load a model, unless it is the last one and was left as it was."""
         # What else a config says of a model does not change what is loaded.
-        asked = (model.label, model.start_token, model.chat)
+        asked = (model.label, model.start_token, model.chat, model.device_map)
         key = (model.fingerprint(), *asked, str(device), dtype)
         if self._lm is None or key != self._key or self._lm.is_edited:
             self._key, self._lm = None, None  # makes room first

@@ -170,9 +170,8 @@ def _check_projections(lm: LanguageModel, trial: _Trial) -> None:
     parts = lm.architecture
     for what, module_of in (("MLP", parts.mlp_output), ("attention", parts.attention_output)):
         _check_calls(what, [call.layer for call in trial.calls[what]], parts.layers)
-        weights = [module_of(layer).weight for layer in range(parts.layers)]
-        own = {weight.data_ptr() for weight in weights if isinstance(weight, Tensor)}
-        if len(own) < len(weights):
+        own = {parts.identity(module_of(layer)) for layer in range(parts.layers)}
+        if len(own) < parts.layers:
             raise _BrokenError(f"Layers share the weights of their {what}'s output projection.")
         for call in trial.calls[what]:
             _check_call(lm, what, call)

@@ -30,6 +30,9 @@ class Model(ABC):
 
     Attributes:
         label: What tables call it.
+        device_map: Where its parts go: `auto` and the like, or by module's path, as transformers
+            has it; null for all of it on one device. Parts on `cpu` beside GPUs, and on `disk`, are
+            fetched for each use.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
@@ -45,6 +48,7 @@ class Model(ABC):
     context_openings: tuple[str, ...] = ()
     untuned: tuple[str, ...] = ()
     layers: int | None = None
+    device_map: str | dict[str, str | int] | None = None
 
     def pinned(self) -> Self:
         """The same model, named so that it cannot become another one while a run waits.
@@ -103,7 +107,11 @@ class Model(ABC):
         return told
 
     def load(self, device: torch.device, dtype: DType) -> LanguageModel:
-        """Load it onto `device` in `dtype`, and check that it is what everything relies on.
+        """Load it in `dtype`, and check that it is what everything relies on.
+
+        Args:
+            device: Where to, unless `device_map` says where its parts go.
+            dtype: Of its weights.
 
         Raises:
             ValueError: If it cannot be found or read, is not whole, or breaks a law (`laws`).
@@ -112,7 +120,7 @@ class Model(ABC):
 
         folder, revision = self.fetch(), self.fingerprint()
         with self._named():
-            model, tokenizer = checkpoints.read(folder, device, dtype)
+            model, tokenizer = checkpoints.read(folder, device, dtype, self.device_map)
         if self.fingerprint() != revision:
             raise ValueError(f"model {self.label}: {folder} changed while it was read; try again")
         lm = LanguageModel(

@@ -15,6 +15,8 @@ from transformers import Cache
 from transformers.models.falcon.modeling_falcon import FalconMLP
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
+from kn_sweeps.models.devices import recast
+
 
 class CopiedFalconMLP(FalconMLP):
     """Falcon's MLP with an output that nobody keeps: its block adds to it in place."""
@@ -72,7 +74,7 @@ def rewrite(module: nn.Module) -> None:
         return
     if kind not in _REWRITTEN:
         raise ValueError(f"no other way to compute {kind.__name__} is known")
-    module.__class__ = _REWRITTEN[kind]
+    recast(module, _REWRITTEN[kind])
 
 
 @contextmanager
@@ -81,7 +83,7 @@ def as_written(modules: Sequence[nn.Module]) -> Iterator[None]:
     own = {other: kind for kind, other in _REWRITTEN.items()}
     try:
         for module in modules:
-            module.__class__ = own[type(module)]
+            recast(module, own[type(module)])
         yield
     finally:
         for module in modules:
