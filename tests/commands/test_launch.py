@@ -72,7 +72,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         "method: alphaedit, emmet, ft, ike, kn, locft, lora, memit, none, random, random_rome",
         "rome, ultraedit",
         "dataset: agreement, blimp, conflict_edit, core_relations",
-        "measurement: cooccurrence, faithfulness, perplexity, tracing",
+        "measurement: cooccurrence, faithfulness, paths, perplexity, tracing",
         "shard",
         "rerun",
     ):
@@ -106,7 +106,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         ),
         (
             ["metric=[reliabilty]"],
-            "choose from cooccurrence, faithfulness, fluency, forgetting, generality",
+            "choose from consistency, cooccurrence, faithfulness, fluency, forgetting",
         ),
     ],
 )
