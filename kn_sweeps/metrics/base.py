@@ -124,7 +124,17 @@ class Metric(ABC):
 
 
 def measured(metrics: Iterable[Metric], results: Results) -> dict[str, dict[str, Any]]:
-    """Every estimate of some metrics, as a summary has them."""
-    return {
-        name: asdict(estimate) for metric in metrics for name, estimate in metric(results).items()
-    }
+    """Every estimate of some metrics, as a summary has them.
+
+    Raises:
+        ValueError: If two metrics give a number of the same name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for metric in metrics:
+        for name, estimate in metric(results).items():
+            if name in found:
+                raise ValueError(
+                    f"{type(metric).__name__} gives {name!r}, as another metric does; rename one"
+                )
+            found[name] = asdict(estimate)
+    return found

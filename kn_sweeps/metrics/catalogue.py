@@ -14,12 +14,20 @@ from kn_sweeps.metrics.quantities import Quantity
 
 
 def described() -> tuple[Quantity, ...]:
-    """Every number of every metric: of all modules here, and of classes imported elsewhere."""
+    """Every number of every metric: of all modules here, and of classes imported elsewhere.
+
+    Raises:
+        ValueError: If two metrics describe different numbers by the same name.
+    """
     for module in pkgutil.iter_modules(kn_sweeps.metrics.__path__, "kn_sweeps.metrics."):
         importlib.import_module(module.name)
     families = sorted(_subclasses(Metric), key=lambda one: (one.__module__, one.__name__))
-    found = (quantity for family in families for quantity in family.quantities)
-    return tuple({quantity.name: quantity for quantity in found}.values())
+    found: dict[str, Quantity] = {}
+    for family in families:
+        for one in family.quantities:
+            if found.setdefault(one.name, one) != one:
+                raise ValueError(f"{family.__name__} calls a number {one.name!r}, as another does")
+    return tuple(found.values())
 
 
 def quantity(name: str) -> Quantity:

@@ -106,7 +106,7 @@ def test_help_shows_groups_and_knobs(tmp_path: Path) -> None:
         ),
         (
             ["metric=[reliabilty]"],
-            "choose from consistency, cooccurrence, faithfulness, fluency, forgetting",
+            "choose from cooccurrence, faithfulness, fluency, forgetting, generality",
         ),
     ],
 )

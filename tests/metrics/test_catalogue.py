@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 import kn_sweeps.metrics
 from analysis import table
 from kn_sweeps.config import metric_hashes
+from kn_sweeps.metrics import Estimate, Results, catalogue
+from kn_sweeps.metrics.base import measured
 from kn_sweeps.metrics.catalogue import described, headlines, quantity
+from kn_sweeps.metrics.fluency import Fluency
 from kn_sweeps.metrics.quantities import Quantity
 from kn_sweeps.run import run
 from tests.test_config import composed
@@ -132,3 +135,22 @@ def test_what_ends_with_a_scorer_is_by_it_and_what_does_not_is_a_set() -> None:
     assert "consequences 4_hops" in quantity("portability_4_hops").meaning
     assert "scorer=" not in quantity("portability_4_hops").meaning
     assert "scorer=token" in quantity("portability_4_hops_token").meaning
+
+
+class _Texts:
+    """No subclass of `Metric`, which the catalogue would find: calls its number as another does."""
+
+    quantities = (Quantity(name="fluency", meaning="how many texts", unit="texts", counts="texts"),)
+
+    def __call__(self, _results: Results) -> dict[str, Estimate]:
+        return {"fluency": Estimate(1.0, None, None, 1)}
+
+
+def test_two_metrics_that_call_their_numbers_alike_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="_Texts gives 'fluency', as another metric does"):
+        measured([_Texts(), _Texts()], Results())  # type: ignore[list-item]
+    monkeypatch.setattr(catalogue, "_subclasses", lambda _: iter([Fluency, _Texts]))
+    with pytest.raises(ValueError, match="calls a number 'fluency', as another does"):
+        described()

@@ -89,8 +89,8 @@ def by_edit(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consistency(Metric):
-    """`consistency`, `consistency_by_chance` and `consistent`.
+class NeuronConsistency(Metric):
+    """`neuron_consistency`, `neuron_consistency_by_chance` and `neurons_consistent`.
 
     Attributes:
         threshold: A prompt's neurons score above this share of its largest score.
@@ -101,19 +101,19 @@ class Consistency(Metric):
 
     quantities: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
-            name="consistency",
+            name="neuron_consistency",
             meaning="share of an edit's neurons that more than one of its prompts has",
             unit="share of neurons",
             counts=_EDITS,
         ),
         Quantity(
-            name="consistency_by_chance",
+            name="neuron_consistency_by_chance",
             meaning="the same of as many prompts of different edits",
             unit="share of neurons",
             counts="edits with a null",
         ),
         Quantity(
-            name="consistent",
+            name="neurons_consistent",
             meaning="share of edits whose prompts agree on their neurons more than prompts of "
             "different edits do, p below 0.05",
             unit="share of edits",
@@ -159,9 +159,9 @@ class Consistency(Metric):
         ]
         edits = list(judged)
         return {
-            "consistency": self._mean([*judged.values()], edits),
-            "consistency_by_chance": self._mean(chance, edits),
-            "consistent": self._mean(np.array(agree, np.float64), edits),
+            "neuron_consistency": self._mean([*judged.values()], edits),
+            "neuron_consistency_by_chance": self._mean(chance, edits),
+            "neurons_consistent": self._mean(np.array(agree, np.float64), edits),
         }
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kn_sweeps.metrics.base import Results
-from kn_sweeps.metrics.consistency import Consistency, by_chance, coarse, consistency
-from tests.reference.consistency import score
+from kn_sweeps.metrics.neuron_consistency import NeuronConsistency, by_chance, coarse, consistency
+from tests.reference.neuron_consistency import score
 
 EDITS, PROMPTS, NEURONS = 20, 4, 200
 
@@ -48,49 +48,51 @@ def test_its_ends() -> None:
 
 
 def test_shared_neurons_are_told_from_chance_and_others_are_not() -> None:
-    found, chance = (Consistency()(_results({"P1": _scores(shared)})) for shared in (True, False))
-    assert found["consistency"].value == 1
-    assert found["consistent"].value == 1
-    assert (found["consistency_by_chance"].value or 1) < 0.2
-    assert chance["consistency"].value == pytest.approx(
-        chance["consistency_by_chance"].value, abs=0.1
+    found, chance = (
+        NeuronConsistency()(_results({"P1": _scores(shared)})) for shared in (True, False)
     )
-    assert (chance["consistent"].value or 0) <= 0.2
-    assert found["consistent"].n == EDITS
+    assert found["neuron_consistency"].value == 1
+    assert found["neurons_consistent"].value == 1
+    assert (found["neuron_consistency_by_chance"].value or 1) < 0.2
+    assert chance["neuron_consistency"].value == pytest.approx(
+        chance["neuron_consistency_by_chance"].value, abs=0.1
+    )
+    assert (chance["neurons_consistent"].value or 0) <= 0.2
+    assert found["neurons_consistent"].n == EDITS
 
 
 def test_neurons_that_all_prompts_have_are_no_facts_own() -> None:
     rows = np.zeros((EDITS * PROMPTS, NEURONS))
     rows[:, :5] = 1
-    found = Consistency()(_results({"P1": rows[:40], "P2": rows[40:]}))
-    assert found["consistency"].value == found["consistency_by_chance"].value == 1
-    assert found["consistent"].value == 0
+    found = NeuronConsistency()(_results({"P1": rows[:40], "P2": rows[40:]}))
+    assert found["neuron_consistency"].value == found["neuron_consistency_by_chance"].value == 1
+    assert found["neurons_consistent"].value == 0
 
 
 def test_what_a_relation_has_in_common_is_no_facts_own() -> None:
     # Of five relations with four facts of three phrasings, each with neurons of its own.
     scores = {f"P{n}": np.tile(np.eye(5, NEURONS)[n], (12, 1)) for n in range(5)}
     results = _results(scores, prompts=3)
-    assert Consistency()(results)["consistent"].value == 1
-    assert Consistency(among="source")(results)["consistent"].value == 0
+    assert NeuronConsistency()(results)["neurons_consistent"].value == 1
+    assert NeuronConsistency(among="source")(results)["neurons_consistent"].value == 0
 
 
 def test_a_source_keeps_its_edits_rows_apart() -> None:
     rows = _scores(shared=True)
-    mixed = Consistency()(_results({"P1": rows[:40], "P2": rows[40:]}))
-    assert mixed == Consistency()(_results({"P1": rows}))
+    mixed = NeuronConsistency()(_results({"P1": rows[:40], "P2": rows[40:]}))
+    assert mixed == NeuronConsistency()(_results({"P1": rows}))
 
 
 def test_without_enough_edits_there_is_no_null() -> None:
     assert len(by_chance([[np.array([1])] * 3] * 2, 3, draws=50, seed=0)) == 0
-    found = Consistency()(_results({"P1": _scores(shared=True)[:PROMPTS]}))
-    assert found["consistency"].value == 1
-    assert (found["consistent"].value, found["consistent"].n) == (None, 0)
-    assert Consistency()(Results()) == {}
+    found = NeuronConsistency()(_results({"P1": _scores(shared=True)[:PROMPTS]}))
+    assert found["neuron_consistency"].value == 1
+    assert (found["neurons_consistent"].value, found["neurons_consistent"].n) == (None, 0)
+    assert NeuronConsistency()(Results()) == {}
 
 
 def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\), got 1"):
-        Consistency(threshold=1)
+        NeuronConsistency(threshold=1)
     with pytest.raises(ValueError, match="draws must be 20 or more"):
-        Consistency(draws=19)
+        NeuronConsistency(draws=19)
