@@ -1,30 +1,31 @@
 """A process that publishes runs one after the other, so that whoever waits for it can end it.
 
-All workers of a program are forks of one process that has imported what they need. One is asked
-with `Worker.ask`, and answers `{"address": ...}`, or `{"error": ...}`.
+    python -m kn_sweeps.dashboards.worker FOLDER
+
+reads one JSON object a line (`Worker.ask`) and answers each with one line: `{"address": ...}`, or
+`{"error": ...}` for a run that did not arrive. FOLDER is for what a dashboard's client stages.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import select
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from kn_sweeps.dashboards.place import NotPublishedError, Place, dashboard, stay_here
 from kn_sweeps.records.files import held
 
-_FORKS = multiprocessing.get_context("forkserver")
-# Trackio reads its variables while it is imported: a worker has its own.
-_FORKS.set_forkserver_preload([f"kn_sweeps.dashboards.{one}" for one in ("reading", "wandb")])
 _START_S = 20.0
 """A process that imports its client on a busy machine may take so long to start."""
 _OTHER_RUNS = {
@@ -45,8 +46,7 @@ class Worker:
     def __init__(self, patience_s: float) -> None:
         """How long a run may take; an answer is waited for a little longer than that."""
         self._patience_s, self._limit_s = patience_s, 1.2 * patience_s + _START_S
-        self._process: BaseProcess | None = None
-        self._channel: Connection | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -76,49 +76,56 @@ class Worker:
         Returns:
             The answer; an `error` too where the process died or took too long, which ends it.
         """
-        channel = self._channel or self._started()
-        what = {"run": str(directory), "name": name, "jobs": sorted(jobs), "place": dict(place)}
-        try:
-            channel.send(what | {"patience_s": self._patience_s})
-            if not channel.poll(self._limit_s):
+        process = self._process or self._started()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):
+            what = {"run": str(directory), "name": name, "jobs": sorted(jobs), "place": dict(place)}
+            process.stdin.write(json.dumps(what | {"patience_s": self._patience_s}) + "\n")
+            process.stdin.flush()
+        line = _line(process.stdout, time.monotonic() + self._limit_s)
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            if "error" in answer:
+                # A client that gave a run up may go on trying, and refuse to open it again.
                 self.end()
-                return {"error": f"no answer within {self._limit_s:.0f} s"}
-            answer: dict[str, Any] = channel.recv()
-        except (EOFError, ConnectionError):
-            said = self._last_words()
-            self.end()
-            return {"error": f"the publishing process ended{said}"}
-        if "error" in answer:
-            # A client that gave a run up may go on trying, and refuse to open it again.
-            self.end()
-        return answer
+            return answer
+        late = line is None
+        said = self._last_words()
+        self.end()
+        if late:
+            return {"error": f"no answer within {self._limit_s:.0f} s"}
+        return {"error": f"the publishing process ended{said}"}
 
     def end(self) -> None:
         """End the process, whatever it waits for, and what it started."""
         if self._process is not None:
-            assert self._process.pid is not None
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()  # it may not have had the time to lead a group
-            self._process.join()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):
+                    stream.close()  # type: ignore[union-attr]
             self._process = None
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
 
-    def _started(self) -> Connection:
+    def _started(self) -> subprocess.Popen[str]:
         self._folder = tempfile.TemporaryDirectory(
             prefix="kn-sweeps-publish-", ignore_cleanup_errors=True
         )
-        self._channel, there = _FORKS.Pipe()
-        told = (there, self._folder.name, _environment())
-        self._process = _FORKS.Process(target=_serve, args=told, daemon=True)
-        self._process.start()
-        there.close()
-        return self._channel
+        with (Path(self._folder.name) / "stderr").open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kn_sweeps.dashboards.worker", self._folder.name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for whoever waits
+                env=_environment(),
+            )
+        return self._process
 
     def _last_words(self) -> str:
         assert self._folder is not None
@@ -133,27 +140,27 @@ def _environment() -> dict[str, str]:
     return own
 
 
-def _serve(channel: Connection, folder: str, environment: Mapping[str, str]) -> None:
-    """Publish what is asked for until nobody waits any more.
+def _line(stream: IO[str], until: float) -> str | None:
+    """The next line; empty at the end of the stream, None where none comes in time."""
+    # One line is asked for and one is answered: nothing waits in the stream's own buffer.
+    ready, _, _ = select.select([stream], [], [], max(0.0, until - time.monotonic()))
+    return stream.readline() if ready else None
 
-    Args:
-        channel: Asks, and is answered.
-        folder: For what a dashboard's client stages.
-        environment: Its variables; those that it was forked with are of the first of its kind.
-    """
-    os.setsid()  # Ctrl-C is for whoever waits
-    os.environ.clear()
-    os.environ.update(environment)
+
+def main() -> None:
+    """Publish what is asked for on standard input until that ends."""
+    folder = sys.argv[1]
     for name in ("TMPDIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_DIR"):
         os.environ[name] = folder
     tempfile.tempdir = None
     os.environ["WANDB_SILENT"] = "true"
-    with (Path(folder) / "stderr").open("w") as said:
-        for stream in (1, 2):
-            os.dup2(said.fileno(), stream)
-    with suppress(EOFError, ConnectionError):
-        while True:
-            channel.send(_answer(channel.recv()))
+    # What a client prints must not end up among the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    with suppress(BrokenPipeError):  # nobody waits any more
+        for line in sys.stdin:
+            answers.write(json.dumps(_answer(json.loads(line))) + "\n")
+            answers.flush()
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -170,3 +177,7 @@ def _answer(what: Mapping[str, Any]) -> dict[str, Any]:
         return {"error": str(error)}
     except Exception as error:  # one run's surprise is not another's
         return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+if __name__ == "__main__":
+    main()

@@ -106,17 +106,12 @@ class Syncing:
 
     def kill(self) -> None:
         """End it and its workers as hard as it gets."""
-        for process in _family(self.process.pid):
+        listed = ["pgrep", "-P", str(self.process.pid)]
+        children = subprocess.run(listed, capture_output=True, text=True, check=False)
+        for process in (self.process.pid, *map(int, children.stdout.split())):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.process.communicate()
-
-
-def _family(process: int) -> list[int]:
-    """A process, its children, and theirs."""
-    listed = ["pgrep", "-P", str(process)]
-    children = subprocess.run(listed, capture_output=True, text=True, check=False).stdout.split()
-    return [process, *(one for child in children for one in _family(int(child)))]
 
 
 def sync(
