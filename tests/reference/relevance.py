@@ -7,6 +7,7 @@ Source: Rezaei Jafari et al. (2025), *RelP*, section 3 and their table of rules.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -69,13 +70,14 @@ def scores(model: Any, rows: Sequence[Row]) -> Tensor:
     logits: list[Tensor] = []
     kept: list[list[Tensor]] = []
     for row in rows:
+        eager = deepcopy(model)  # to be asked for its patterns leaves hooks behind
+        eager.config._attn_implementation = "eager"
+        patterns = eager(row.ids, output_attentions=True).attentions
         seen: list[Tensor] = []
         handle = blocks[0].register_forward_pre_hook(
             lambda _m, args, seen=seen: seen.append(args[0])
         )
-        usual, model.config._attn_implementation = model.config._attn_implementation, "eager"
-        patterns = model(row.ids, output_attentions=True).attentions
-        model.config._attn_implementation = usual
+        model(row.ids)
         handle.remove()
         x, neurons = seen[0][0], []
         for block, pattern in zip(blocks, patterns, strict=True):
