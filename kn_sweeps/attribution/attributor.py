@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -50,6 +50,15 @@ Kind = Literal[
 
 COMPARING: tuple[Kind, ...] = ("atp", "eap_ig")
 """Those that compare a prompt with a corrupted one."""
+
+_OF_PROMPTS: Mapping[Kind, Callable[..., list[Attribution]]] = {
+    "grad_x_act": grad_x_act,
+    "activation": activation,
+    "neurgrad": neurgrad,
+    "relp": relp,
+    "log_prob_increase": lens,
+}
+"""Those that need nothing but prompts."""
 
 _INTEGRALS = ("integrated_gradients", "eap_ig")
 
@@ -176,16 +185,8 @@ class Attributor:
     def _computed(self, lm: LanguageModel, asked: Sequence[_Asked], rows: int) -> list[Attribution]:
         prompts = [prompt for prompt, _ in asked]
         corrupt = [other for _, other in asked if other is not None]
-        if self.kind == "activation":
-            return activation(lm, prompts, measure=self.measure, max_rows=rows)
-        if self.kind == "grad_x_act":
-            return grad_x_act(lm, prompts, measure=self.measure, max_rows=rows)
-        if self.kind == "neurgrad":
-            return neurgrad(lm, prompts, measure=self.measure, max_rows=rows)
-        if self.kind == "relp":
-            return relp(lm, prompts, measure=self.measure, max_rows=rows)
-        if self.kind == "log_prob_increase":
-            return lens(lm, prompts, measure=self.measure, max_rows=rows)
+        if self.kind in _OF_PROMPTS:
+            return _OF_PROMPTS[self.kind](lm, prompts, measure=self.measure, max_rows=rows)
         if self.kind == "atp":
             return atp(lm, prompts, corrupt, measure=self.measure, max_rows=rows)
         if self.kind == "random":

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kn_sweeps.attribution.hooked import HookedIntegrand
 from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
 from kn_sweeps.attribution.lens import log_prob_increase
@@ -86,9 +85,8 @@ def atp(
     scalable method for localizing LLM behaviour to components*, section 2, at the neurons
     where the answer is read.
     """
-    return _plain(
-        lm, prompts, measure, max_rows, _by_gradient(lambda change: change), corrupt=corrupt
-    )
+    change = _by_gradient(lambda a: a)  # of which the baseline is taken off
+    return _plain(lm, prompts, measure, max_rows, change, baselines=corrupt)
 
 
 def neurgrad(
@@ -132,8 +130,7 @@ def relp(
         ValueError: If a rule does not fit a part of the model; see `relevance_rules`.
     """
     with relevance_rules(lm):
-        by_relevance = _by_gradient(lambda a: a)
-        return _plain(lm, prompts, measure, max_rows, by_relevance, HookedIntegrand)
+        return _plain(lm, prompts, measure, max_rows, _by_gradient(lambda a: a), stepped=False)
 
 
 def _by_gradient(weight: Callable[[Tensor], Tensor]) -> Scores:
@@ -209,8 +206,9 @@ def _plain(
     measure: Measure,
     max_rows: int,
     scores: Scores,
-    made: Callable[[LanguageModel, Sequence[Encoded], Measure], Integrand] = integrand_of,
-    corrupt: Sequence[Encoded] | None = None,
+    *,
+    baselines: Sequence[Encoded] | None = None,
+    stepped: bool = True,
 ) -> list[Attribution]:
     """Attributions without an integral: nothing to be complete, no error to estimate."""
     unknown = torch.full((lm.architecture.layers,), float("nan"), dtype=torch.float64)
@@ -219,11 +217,8 @@ def _plain(
     found: dict[int, Attribution] = {}
     for group in counted(list(groups(prompts, max_rows)), "batch of prompts"):
         members = [prompts[i] for i in group]
-        if corrupt is None:
-            integrand = made(lm, members, measure)
-        else:
-            against = [corrupt[i] for i in group]
-            integrand = integrand_of(lm, members, measure, baselines=against)
+        against = None if baselines is None else [baselines[i] for i in group]
+        integrand = integrand_of(lm, members, measure, baselines=against, stepped=stepped)
         for n, i in enumerate(group):
             found[i] = Attribution(
                 scores(integrand, n, prompts[i]).float().cpu(),

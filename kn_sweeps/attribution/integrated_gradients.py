@@ -126,8 +126,19 @@ def integrand_of(
     site: Site = "activation",
     frozen: Frozen = "nothing",
     baselines: Sequence[Encoded] | None = None,
+    *,
+    stepped: bool = True,
 ) -> Integrand:
     """The fast integrand where the model's blocks can be stepped, else the general one.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        measure: Of the target.
+        site: As in `integrated_gradients`, like what follows.
+        frozen: What puts out what it does in the unchanged model.
+        baselines: Where paths begin.
+        stepped: Whether the fast one may be taken, which does not run blocks as the model does.
 
     Raises:
         ValueError: If the model's probability of a target is not a number, or something is frozen
@@ -140,6 +151,8 @@ def integrand_of(
     try:
         if site == "pre_activation":
             raise CannotStepError("the activation function is not stepped")
+        if not stepped:
+            raise CannotStepError("blocks are to be run as the model does")
         integrand = SteppedIntegrand(lm, prompts, measure, frozen, baseline)
     except CannotStepError as reason:
         log.debug("whole rows through %s: %s", lm.name, reason)

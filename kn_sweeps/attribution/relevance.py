@@ -43,7 +43,7 @@ def relevance_rules(lm: LanguageModel) -> Iterator[None]:
         for module in lm.model.modules():
             if "Norm" in type(module).__name__:
                 hooks.on_output(module, rules.norm)
-            elif not any(True for _ in module.parameters()) and not len(list(module.children())):
+            elif next(module.parameters(), next(module.children(), None)) is None:
                 hooks.on_output(module, rules.activation)
         for layer, block in enumerate(lm.architecture.blocks):
             hooks.on_input(block, lambda _m, _args: rules.activated.clear())

@@ -101,7 +101,8 @@ class Faithfulness:
                 log.warning("faithfulness without %s: %s", kind, error)
         if not attributors:
             raise ValueError("no attribution is left that this model can be asked for")
-        alone = self._alone(lm, cases) if set(attributors) & set(COMPARING) else set()
+        compares = any(one.compares for one in attributors.values())
+        alone = self._alone(lm, cases) if compares else set()
 
         def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
             found: list[Finding] = []
@@ -152,10 +153,10 @@ class Faithfulness:
         ]
         found: dict[str, list[Attribution]] = {}
         costs: dict[str, Cost] = {}
+        corrupt = None
+        if any(one.compares for one in attributors.values()):
+            corrupt = [self._corrupted(lm, case) for case in cases]
         for kind, attributor in attributors.items():
-            corrupt = None
-            if attributor.compares:
-                corrupt = [self._corrupted(lm, case) for case in cases]
             with cost_of(lm) as costs[kind]:
                 found[kind] = attributor.computed(lm, asked, corrupt)
         scores = torch.stack([torch.stack([one.scores for one in each]) for each in found.values()])
