@@ -30,6 +30,7 @@ from kn_sweeps.records.folders import RESULTS, find_folder, find_folders, sweeps
 
 if TYPE_CHECKING:
     from kn_sweeps.dashboards.candidates import Sweep
+    from kn_sweeps.dashboards.publisher import Publisher
 
 _PATIENCE_S = 60.0
 _ORDER = "TRACKIO_PLOT_ORDER"
@@ -38,18 +39,18 @@ _ORDER = "TRACKIO_PLOT_ORDER"
 class Shown:
     """The sweeps that are on the page."""
 
-    def __init__(self, names: Sequence[str], project: str | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], publisher: Publisher, project: str | None = None
+    ) -> None:
         """All sweeps of results/, those to come too, where none is named.
 
         Raises:
             ValueError: If there are no runs.
         """
-        from kn_sweeps.dashboards.publisher import Publisher
-
         self._named, self._project = find_folders(names), project
         if not names and not sweeps_in(RESULTS):
             self._named = [find_folder(str(RESULTS))]
-        self._publisher = Publisher(_PATIENCE_S)
+        self._publisher = publisher
         self._ordered = _ORDER in os.environ
         self._sweeps: dict[Path, tuple[Sweep, Following]] = {}
 
@@ -111,19 +112,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if find_spec("trackio") is None:
         raise ValueError(MISSING)
     stay_here(os.environ)
-    shown = Shown(chosen.sweeps, chosen.project)
-    complete = shown.look()
-    if chosen.once:
-        return 0 if complete else 1
-    address = _served(chosen.port, shown.project())
-    say(f"dashboard: {address} (Ctrl-C ends it)")
-    if not chosen.no_browser:
-        webbrowser.open(address)
-    with contextlib.suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(EVERY_S)
-            shown.look(quiet=True)
-    return 0
+    from kn_sweeps.dashboards.publisher import Publisher
+
+    with Publisher(_PATIENCE_S) as publisher:
+        shown = Shown(chosen.sweeps, publisher, chosen.project)
+        complete = shown.look()
+        if chosen.once:
+            return 0 if complete else 1
+        address = _served(chosen.port, shown.project())
+        say(f"dashboard: {address} (Ctrl-C ends it)")
+        if not chosen.no_browser:
+            webbrowser.open(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(EVERY_S)
+                shown.look(quiet=True)
+        return 0
 
 
 def _served(port: int | None, project: str | None) -> str:

@@ -83,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from kn_sweeps.records.folders import find_folder
 
         sweep = Sweep(find_folder(chosen.sweep), chosen.project, chosen.entity)
-        return sync(sweep, Publisher(chosen.patience), chosen.watch)
+        with Publisher(chosen.patience) as publisher:
+            return sync(sweep, publisher, chosen.watch)
     except KeyboardInterrupt:
         # Not by an exit, which would wait for what is being sent: that ends by itself.
         sys.stdout.flush()

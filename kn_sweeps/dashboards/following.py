@@ -167,16 +167,17 @@ def main() -> None:
         warned = True
 
     threading.Thread(target=listen, daemon=True).start()
-    following = Following(Sweep(folder), Publisher(_PATIENCE_S, _WORKERS), warn)
     complete = True
-    while True:
-        over = more.is_set()  # asked before: what ends in between is published below
-        if over and not complete:
-            return  # that was told, and nobody is to wait for it
-        complete = following.look(lambda run: run.absolute() in runs)
-        if over:
-            return
-        more.wait(EVERY_S)
+    with Publisher(_PATIENCE_S, _WORKERS) as publisher:
+        following = Following(Sweep(folder), publisher, warn)
+        while True:
+            over = more.is_set()  # asked before: what ends in between is published below
+            if over and not complete:
+                return  # that was told, and nobody is to wait for it
+            complete = following.look(lambda run: run.absolute() in runs)
+            if over:
+                return
+            more.wait(EVERY_S)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ sweep share the work.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
 from kn_sweeps.dashboards.place import Place, dashboard
 from kn_sweeps.dashboards.reading import fingerprint
@@ -23,6 +26,8 @@ from kn_sweeps.records.files import about_files, held, write_json
 
 MEMORY, LOCK = "published.json", ".publishing"
 WORKERS = 4
+_WORTH_A_WORKER = 2
+"""So many runs are worth the seconds that another process takes to start."""
 _HOPELESS = 2 * WORKERS
 """So many failures in a row say that it is not the runs."""
 
@@ -54,9 +59,12 @@ class Result:
 class Publisher:
     """Publishes runs to the W&B server that is used here, and to Trackio's store on this machine.
 
+    A context: one process is kept from one `publish` to the next, as it takes a dashboard's client
+    seconds to be imported.
+
     Attributes:
         patience_s: How long one run may take.
-        workers: How many runs at a time.
+        workers: How many runs at a time, at most.
     """
 
     def __init__(self, patience_s: float, workers: int = WORKERS) -> None:
@@ -64,6 +72,21 @@ class Publisher:
         self.patience_s, self.workers = patience_s, workers
         self._in_a_row, self._last_failure = 0, ""
         self._counting = threading.Lock()
+        self._kept: list[Worker] = []
+
+    def __enter__(self) -> Self:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """End the process that was kept."""
+        while self._kept:
+            self._kept.pop().close()
 
     def publish(
         self,
@@ -94,7 +117,7 @@ class Publisher:
         taking = threading.Lock()
 
         def work() -> None:
-            with Worker(self.patience_s) as worker:
+            with self._worker() as worker:
                 while True:
                     with taking:
                         run = next(queue, None)
@@ -105,11 +128,25 @@ class Publisher:
                     )
                     told(result)
 
-        count = min(self.workers, len(waiting))
+        count = min(self.workers, math.ceil(len(waiting) / _WORTH_A_WORKER))
         with ThreadPoolExecutor(max(count, 1)) as pool:
             for done in [pool.submit(work) for _ in range(count)]:
                 done.result()
         return [found.get(run.directory, Result(run, "known")) for run in runs]
+
+    @contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        with self._counting:
+            worker = self._kept.pop() if self._kept else Worker(self.patience_s)
+        try:
+            yield worker
+        finally:
+            with self._counting:
+                spare = bool(self._kept)
+                if not spare:
+                    self._kept.append(worker)
+            if spare:
+                worker.close()
 
     def _one(self, run: Candidate, worker: Worker, jobs: Collection[str], *, again: bool) -> Result:
         with self._counting:

@@ -20,8 +20,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from kn_sweeps.dashboards.place import NotPublishedError, Place, dashboard, stay_here
 from kn_sweeps.records.files import held
@@ -41,26 +40,13 @@ _LOCK = ".publishing.worker"
 
 
 class Worker:
-    """The other end of such a process: starts it when it is needed, and ends it with the block."""
+    """The other end of such a process, which is started when it is needed."""
 
     def __init__(self, patience_s: float) -> None:
         """How long a run may take; an answer is waited for a little longer than that."""
         self._patience_s, self._limit_s = patience_s, 1.2 * patience_s + _START_S
         self._process: subprocess.Popen[str] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Self:
-        """Start nothing yet."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self.end()
 
     def ask(
         self, directory: Path, name: str, jobs: Collection[str], place: Mapping[str, Any]
@@ -76,6 +62,8 @@ class Worker:
         Returns:
             The answer; an `error` too where the process died or took too long, which ends it.
         """
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
         process = self._process or self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -88,16 +76,16 @@ class Worker:
             answer: dict[str, Any] = json.loads(line)
             if "error" in answer:
                 # A client that gave a run up may go on trying, and refuse to open it again.
-                self.end()
+                self.close()
             return answer
         late = line is None
         said = self._last_words()
-        self.end()
+        self.close()
         if late:
             return {"error": f"no answer within {self._limit_s:.0f} s"}
         return {"error": f"the publishing process ended{said}"}
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the process, whatever it waits for, and what it started."""
         if self._process is not None:
             with suppress(ProcessLookupError):

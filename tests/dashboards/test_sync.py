@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def test_whatever_fails_is_told_in_the_servers_words_and_the_next_time_heals_it(
     for name, value in wandb_server.environment(str(sweep)).items():
         monkeypatch.setenv(name, value)
     about = (directory, "toy pararel rome", (), asdict(Place("kn", tags=("a tag",))))
-    with Worker(2.0) as impatient, Worker(60.0) as patient:
+    with closing(Worker(2.0)) as impatient, closing(Worker(60.0)) as patient:
         for where, fault, said in FAULTS:
             # Something new to send, where what was sent is not sent again.
             finish(directory, tau=estimate(time.monotonic()))
@@ -291,14 +291,17 @@ def test_a_run_that_is_silent_for_long_is_said_to_be_alive(
     for name, value in wandb_server.environment(str(sweep)).items():
         monkeypatch.setenv(name, value)
     directory = write_run(sweep, "one", state="running", done=(0,))
-    with held(directory / ".lock"):
-        watching = following.Following(candidates.Sweep(sweep), Publisher(60.0), pytest.fail)
+    start, started = Worker._started, []
+    monkeypatch.setattr(Worker, "_started", lambda worker: started.append(worker) or start(worker))
+    with held(directory / ".lock"), Publisher(60.0) as publisher:
+        watching = following.Following(candidates.Sweep(sweep), publisher, pytest.fail)
         for silence, sent in ((1e9, True), (1e9, False), (0.0, True)):
             monkeypatch.setattr(following, "_HEARTBEAT_S", silence)
             before = wandb_server.asked("file_stream")
             assert watching.look()
             assert (wandb_server.asked("file_stream") > before) == sent
     assert wandb_server.runs["one"].state == "running"
+    assert len(started) == 1, "one process for all looks"
 
 
 def test_there_must_be_runs(wandb_server: WandbServer, sweep: Path) -> None:

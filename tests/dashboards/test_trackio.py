@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from kn_sweeps.commands import dashboard
+from kn_sweeps.dashboards.publisher import Publisher
 from kn_sweeps.records.files import held
 from tests.dashboards.runs import estimate, finish, progress, write_run
 
@@ -194,14 +195,15 @@ def test_sweeps_that_begin_later_are_shown_unless_some_are_named(
     for name, value in _environment(sweep).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(sweep.parent.parent)
-    with pytest.raises(ValueError, match="there are no runs in results"):
-        dashboard.Shown([])
-    write_run(sweep, "one", tracker=TRACKIO)
-    everything, named = dashboard.Shown([]), dashboard.Shown(["oaks"])
-    write_run(sweep.parent / "elms", "two", tracker=TRACKIO)
-    assert named.look(quiet=True)
-    assert everything.look(quiet=True)
-    assert everything.project() == "kn"
+    with Publisher(60.0) as publisher:
+        with pytest.raises(ValueError, match="there are no runs in results"):
+            dashboard.Shown([], publisher)
+        write_run(sweep, "one", tracker=TRACKIO)
+        everything, named = (dashboard.Shown(names, publisher) for names in ([], ["oaks"]))
+        write_run(sweep.parent / "elms", "two", tracker=TRACKIO)
+        assert named.look(quiet=True)
+        assert everything.look(quiet=True)
+        assert everything.project() == "kn"
     assert capsys.readouterr().out.splitlines() == [
         "1 runs sent, 0 were there already",
         "1 runs sent, 1 were there already",
