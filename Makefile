@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUN     = $(VENV)/bin/python
+
+# Tests start many processes, each of which imports what others have compiled.
+export PYTHONDONTWRITEBYTECODE =
 READY   = $(VENV)/.ready
 
 .PHONY: help demo test check docs clean install

@@ -219,12 +219,12 @@ def test_a_broken_study_costs_no_other_and_is_said(
 
 def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
-        quick = (*QUICK[:1], "limit=1", f"seed={seed}", "model=tiny_bert")
+        quick = (*QUICK[:1], "limit=1", f"seed={seed}", "model=tiny_gpt2")
         for config in launched("categorical", *quick, f"results_dir={tmp_path}"):
             run(config)
     names = {path.stem for path in draw(tmp_path / "categorical")}
-    assert names >= {"categorical_tiny_bert", "localisation_tiny_bert_kn_seed_0"}
-    numbers = pd.read_csv(tmp_path / "categorical" / "figures" / "categorical_tiny_bert.csv")
+    assert names >= {"categorical_tiny_gpt2", "localisation_tiny_gpt2_kn_seed_0"}
+    numbers = pd.read_csv(tmp_path / "categorical" / "figures" / "categorical_tiny_gpt2.csv")
     assert {"kn, seed 0", "kn, seed 1", "random(kn), seed 0"} <= set(numbers["method"])
     assert not numbers.duplicated(["dataset", "method", "source", "prompts", "measure"]).any()
 
