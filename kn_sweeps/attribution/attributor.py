@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from kn_sweeps.attribution.baselines import (
     activation,
     atp,
+    atp_star,
     by_chance,
     grad_x_act,
     lens,
@@ -18,6 +19,7 @@ from kn_sweeps.attribution.baselines import (
     relp,
 )
 from kn_sweeps.attribution.cache import VERSION, active_cache
+from kn_sweeps.attribution.clusters import inverse_cluster
 from kn_sweeps.attribution.contrast import rival_of
 from kn_sweeps.attribution.integrand import LOGITS, Measure, Site
 from kn_sweeps.attribution.integrated_gradients import (
@@ -30,7 +32,7 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.models.tokenization import Encoded
 
-_Asked = tuple[Encoded, Encoded | None]
+_Asked = tuple[Encoded, tuple[Encoded, ...]]
 """A prompt, and what it is compared with, if anything."""
 
 _POINTS = 17
@@ -44,12 +46,15 @@ Kind = Literal[
     "relp",
     "log_prob_increase",
     "atp",
+    "atp_star",
     "eap_ig",
+    "qrnca",
     "random",
 ]
 
-COMPARING: tuple[Kind, ...] = ("atp", "eap_ig")
-"""Those that compare a prompt with a corrupted one."""
+COMPARING: tuple[Kind, ...] = ("atp", "atp_star", "eap_ig", "qrnca")
+"""Those that compare a prompt: `qrnca` with all queries of its source, others with a corrupted one.
+"""
 
 _OF_PROMPTS: Mapping[Kind, Callable[..., list[Attribution]]] = {
     "grad_x_act": grad_x_act,
@@ -60,7 +65,12 @@ _OF_PROMPTS: Mapping[Kind, Callable[..., list[Attribution]]] = {
 }
 """Those that need nothing but prompts."""
 
-_INTEGRALS = ("integrated_gradients", "eap_ig")
+_PATCHING: Mapping[Kind, Callable[..., list[Attribution]]] = {"atp": atp, "atp_star": atp_star}
+"""Those that need corrupted prompts too."""
+
+_INTEGRALS = ("integrated_gradients", "eap_ig", "qrnca")
+_WHOLE_ROWS = ("relp", "atp_star")
+"""Those whose gradients go through whole rows."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +109,14 @@ class Attributor:
 
     @property
     def compares(self) -> bool:
-        """Whether prompts are compared with corrupted ones."""
+        """Whether prompts are compared with others."""
         return self.kind in COMPARING
 
     def __call__(
         self,
         lm: LanguageModel,
         prompts: Sequence[Encoded],
-        corrupt: Sequence[Encoded] | None = None,
+        against: Sequence[tuple[Encoded, ...]] | None = None,
     ) -> list[Attribution]:
         """Attribute each prompt's target; equal prompts once, and cached ones not at all.
 
@@ -119,9 +129,10 @@ class Attributor:
         Args:
             lm: The model.
             prompts: Queries with their targets.
-            corrupt: What each is compared with, where the kind compares; else it is not looked at.
+            against: What each is compared with (`fellows.compared_with`), where the kind compares;
+                else it is not looked at.
         """
-        asked = self._asked(prompts, corrupt)
+        asked = self._asked(prompts, against)
         cache = active_cache() if lm.revision and not lm.is_edited else None
         distinct = list({_question(one): one for one in asked}.values())
         rows = self._rows(lm, distinct)
@@ -140,25 +151,33 @@ class Attributor:
         self,
         lm: LanguageModel,
         prompts: Sequence[Encoded],
-        corrupt: Sequence[Encoded] | None = None,
+        against: Sequence[tuple[Encoded, ...]] | None = None,
     ) -> list[Attribution]:
-        """Attribute each prompt's target anew, whatever is cached."""
-        asked = self._asked(prompts, corrupt)
+        """Attribute each prompt's target anew, whatever is cached, but for `prepare`."""
+        asked = self._asked(prompts, against)
         return self._computed(lm, asked, self._rows(lm, asked))
 
-    def _asked(self, prompts: Sequence[Encoded], corrupt: Sequence[Encoded] | None) -> list[_Asked]:
+    def prepare(self, lm: LanguageModel, against: Sequence[tuple[Encoded, ...]]) -> None:
+        """Have in the cache what all prompts of a source share, if this kind has such."""
+        if self.kind == "qrnca":
+            for queries in dict.fromkeys(against):
+                self._integrals(lm, queries)
+
+    def _asked(
+        self, prompts: Sequence[Encoded], against: Sequence[tuple[Encoded, ...]] | None
+    ) -> list[_Asked]:
         if not self.compares:
-            return [(prompt, None) for prompt in prompts]
-        if corrupt is None or len(corrupt) != len(prompts):
-            raise ValueError(f"{self.kind} needs a corrupted prompt for each prompt")
-        return list(zip(prompts, corrupt, strict=True))
+            return [(prompt, ()) for prompt in prompts]
+        if against is None or len(against) != len(prompts):
+            raise ValueError(f"{self.kind} needs for each prompt what it is compared with")
+        return list(zip(prompts, against, strict=True))
 
     def needs(self, shape: Shape, work: Work) -> Needs:
         """What attributing some prompts together needs of memory, beside the model."""
         prompts = min(work.prompts, max(1, self.max_rows // PROMPT_ROWS))
         whole = prompts * shape.layers * (shape.d_ff + 3 * shape.d_model) * shape.number
         recorded = shape.cache(prompts, work.tokens) + whole
-        whole_rows = self.kind == "relp"
+        whole_rows = self.kind in _WHOLE_ROWS
         kept = (work.tokens, 0) if whole_rows else (1, work.tokens)
         unchanged = shape.kept(prompts, *kept, shape.layers)
         if self.kind not in _INTEGRALS:
@@ -174,21 +193,23 @@ class Attributor:
 
     def _rows(self, lm: LanguageModel, asked: Sequence[_Asked]) -> int:
         """How many rows of these prompts to compute at once."""
-        prompts = [one for pair in asked for one in pair if one is not None]
+        prompts = [one for prompt, against in asked for one in (prompt, *against)]
         longest = max((len(prompt.ids) for prompt in prompts), default=1)
         width = max((len(prompt.target_ids) for prompt in prompts), default=1)
         each = lm.shape.kept(1, width, longest, lm.shape.layers)
-        if not lm.can_be_stepped or self.kind == "relp":
+        if not lm.can_be_stepped or self.kind in _WHOLE_ROWS:
             each = lm.shape.kept(1, longest, 0, lm.shape.layers)
         return lm.fitting(self.max_rows, each)
 
     def _computed(self, lm: LanguageModel, asked: Sequence[_Asked], rows: int) -> list[Attribution]:
         prompts = [prompt for prompt, _ in asked]
-        corrupt = [other for _, other in asked if other is not None]
+        if self.kind == "qrnca":
+            return self._weighted(lm, asked)
+        corrupt = [against[0] for _, against in asked if against]
         if self.kind in _OF_PROMPTS:
             return _OF_PROMPTS[self.kind](lm, prompts, measure=self.measure, max_rows=rows)
-        if self.kind == "atp":
-            return atp(lm, prompts, corrupt, measure=self.measure, max_rows=rows)
+        if self.kind in _PATCHING:
+            return _PATCHING[self.kind](lm, prompts, corrupt, measure=self.measure, max_rows=rows)
         if self.kind == "random":
             return by_chance(lm, prompts, seed=self.seed, measure=self.measure, max_rows=rows)
         return integrated_gradients(
@@ -200,6 +221,22 @@ class Attributor:
             max_rows=rows,
             baselines=corrupt if self.compares else None,
         )
+
+    def _weighted(self, lm: LanguageModel, asked: Sequence[_Asked]) -> list[Attribution]:
+        """Integrals, which are what their certificate is about, by how rare neurons are."""
+        found = replace(self, kind="integrated_gradients").computed(lm, [p for p, _ in asked])
+        weights = {
+            queries: inverse_cluster([one.scores for one in self._integrals(lm, queries)])
+            for queries in dict.fromkeys(against for _, against in asked)
+        }
+        return [
+            replace(one, scores=one.scores * weights[against])
+            for one, (_, against) in zip(found, asked, strict=True)
+        ]
+
+    def _integrals(self, lm: LanguageModel, queries: Sequence[Encoded]) -> list[Attribution]:
+        """Those of a source's queries: always asked together, so that they are cached as such."""
+        return replace(self, kind="integrated_gradients")(lm, queries)
 
     def _keys(self, lm: LanguageModel, asked: Sequence[_Asked], rows: int) -> list[str]:
         """Where each of some prompts that are computed together is cached."""
@@ -221,6 +258,5 @@ class Attributor:
 
 def _question(asked: _Asked) -> tuple[Any, ...]:
     """What attribution sees of a prompt, and of what it is compared with."""
-    prompt, corrupt = asked
-    seen = (prompt.ids, prompt.target, rival_of(prompt))
-    return seen if corrupt is None else (*seen, corrupt.ids, corrupt.target)
+    prompt, against = asked
+    return tuple((one.ids, one.target, rival_of(one)) for one in (prompt, *against))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kn_sweeps.attribution.freezing import without_gradients
 from kn_sweeps.attribution.integrand import Integrand, Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution, groups, integrand_of
 from kn_sweeps.attribution.lens import log_prob_increase
@@ -87,6 +89,50 @@ def atp(
     """
     change = _by_gradient(lambda a: a)  # of which the baseline is taken off
     return _plain(lm, prompts, measure, max_rows, change, baselines=corrupt)
+
+
+def atp_star(
+    lm: LanguageModel,
+    prompts: Sequence[Encoded],
+    corrupt: Sequence[Encoded],
+    *,
+    measure: Measure = "probability",
+    max_rows: int = 512,
+) -> list[Attribution]:
+    """AtP with GradDrop: the mean of |atp| over gradients that do not pass one layer each.
+
+    Where the effect that a neuron has directly and the one it has through a later layer cancel,
+    their gradients do too, and `atp` takes a neuron for nothing that matters. Here each layer's
+    attention and MLP are a constant in turn; a neuron's own layer counts for nothing.
+
+    Args:
+        lm: The model.
+        prompts: Queries with their targets.
+        corrupt: As in `atp`.
+        measure: Of the target.
+        max_rows: Bounds memory, as in `integrated_gradients`.
+
+    Raises:
+        ValueError: If targets are not read at as many places.
+
+    Source: Kramar et al. (2024), section 3.2. The rest of AtP*, which computes attention patterns
+    anew, is about queries and keys, not neurons.
+    """
+    layers = range(lm.architecture.layers)
+    change = _by_gradient(lambda a: a)
+    dropped = []
+    for layer in layers:
+        with without_gradients(lm, layer):
+            found = _plain(lm, prompts, measure, max_rows, change, baselines=corrupt, stepped=False)
+        for one in found:
+            # What a layer puts out is replaced behind where its own gradient is cut.
+            one.scores[layer] = 0
+        dropped.append(found)
+    others = max(1, len(layers) - 1)
+    return [
+        replace(each[0], scores=torch.stack([one.scores.abs() for one in each]).sum(0) / others)
+        for each in zip(*dropped, strict=True)
+    ]
 
 
 def neurgrad(

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.language_model import InputRow, LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+
+Encode = Callable[[Query, str, str], Encoded]
+"""Puts a target into a query, beside its rival."""
+
+
+def encoder(lm: LanguageModel, measure: str) -> Encode:
+    """How what is attributed is encoded: the rival counts where logits are compared."""
+    if measure == "logit_difference":
+        return lambda query, target, rival: contrasted(lm, query, target, rival)
+    return lambda query, target, _rival: lm.encode(query, target)
 
 
 @dataclass(frozen=True)

@@ -73,3 +73,17 @@ class Freezing:
             for module in self._modules:
                 hooks.on_output(module, hook)
             yield
+
+
+@contextmanager
+def without_gradients(lm: LanguageModel, layer: int) -> Iterator[None]:
+    """Let what a layer's attention and MLP put out be constant to gradients; values stay."""
+
+    def cut(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        # A leaf of its own: it may have a gradient, but passes none on.
+        return output.detach().requires_grad_(output.requires_grad)
+
+    with Hooks() as hooks:
+        for module in (lm.architecture.attention_output(layer), lm.architecture.mlp_output(layer)):
+            hooks.on_output(module, cut)
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import get_args
 
 import numpy as np
@@ -14,16 +13,16 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from kn_sweeps.attribution.attributor import COMPARING, Attributor, Kind
-from kn_sweeps.attribution.contrast import contrasted
-from kn_sweeps.attribution.corrupting import corrupted
+from kn_sweeps.attribution.attributor import Attributor, Kind
+from kn_sweeps.attribution.contrast import encoder
 from kn_sweeps.attribution.cost import Cost, cost_of
 from kn_sweeps.attribution.faithfulness import curves, sizes
+from kn_sweeps.attribution.fellows import compared_with
 from kn_sweeps.attribution.integrand import Measure as Attributed
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.lens import final_norm
 from kn_sweeps.attribution.relevance import check_rules
-from kn_sweeps.cases import Case, Query, edit_probe
+from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.measurements.base import Finding, Measure, batches
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
@@ -52,7 +51,8 @@ class Faithfulness:
     there are; `certified`, the share of layers whose attributions are; `correlation`, Spearman's
     with the scores of the first attribution, and `overlap`, the share of its `top` best neurons
     that are among that one's; and what finding them cost: `forward` and `backward`, in passes of
-    the case's prompt through the whole model, and `seconds`, its share of those of its batch.
+    the case's prompt through the whole model, and `seconds`, its share of those of its batch. What
+    `qrnca` asks of all queries of a source, once, is no case's.
 
     Attributes:
         attributions: What ranks the neurons; the first is what others are compared with.
@@ -101,8 +101,7 @@ class Faithfulness:
                 log.warning("faithfulness without %s: %s", kind, error)
         if not attributors:
             raise ValueError("no attribution is left that this model can be asked for")
-        compares = any(one.compares for one in attributors.values())
-        alone = self._alone(lm, cases) if compares else set()
+        alone = self._alone(lm, cases, [one.kind for one in attributors.values() if one.compares])
 
         def measure(cases: Sequence[Case], _plan: Plan, rows: Sequence[Row]) -> list[Finding]:
             found: list[Finding] = []
@@ -115,50 +114,43 @@ class Faithfulness:
 
         return measure
 
-    def _alone(self, lm: LanguageModel, cases: Sequence[Case]) -> set[str]:
+    def _alone(self, lm: LanguageModel, cases: Sequence[Case], kinds: Sequence[Kind]) -> set[str]:
         """The cases with nothing to be compared with, said in the log."""
         alone: dict[str, str] = {}
         for case in cases:
             try:
-                if case.edit is not None:
-                    self._corrupted(lm, case)
+                for kind in kinds if case.edit is not None else ():
+                    self._against(lm, case, kind)
             except ValueError as error:
                 alone[case.id] = str(error)
         if alone:
             log.warning(
                 "faithfulness without %s for %d of %d cases, such as: %s",
-                *(" and ".join(COMPARING), len(alone), len(cases), next(iter(alone.values()))),
+                *(" and ".join(kinds), len(alone), len(cases), next(iter(alone.values()))),
             )
         return set(alone)
 
-    def _encode(self, lm: LanguageModel, case: Case, query: Query) -> Encoded:
-        """What is attributed."""
+    def _against(self, lm: LanguageModel, case: Case, kind: Kind) -> tuple[Encoded, ...]:
+        """What an attribution that compares compares the case with."""
         edit = edit_probe(case)
-        if self.measure == "logit_difference":
-            return contrasted(lm, query, edit.old, edit.new)
-        return lm.encode(query, edit.old)
-
-    def _corrupted(self, lm: LanguageModel, case: Case) -> Encoded:
-        """What that is compared with."""
-        edit = edit_probe(case)
-        return corrupted(case, edit.query, edit.old, partial(self._encode, lm, case))
+        answers = edit.old, edit.new
+        return compared_with(kind, case, edit.query, answers, encoder(lm, self.measure))
 
     def _findings(
         self, lm: LanguageModel, cases: Sequence[Case], attributors: dict[str, Attributor]
     ) -> Iterator[Finding]:
         edits = [edit_probe(case) for case in cases]
         prompts = [lm.encode(edit.query, edit.old) for edit in edits]
-        asked = [
-            self._encode(lm, case, edit.query) for case, edit in zip(cases, edits, strict=True)
-        ]
+        encode = encoder(lm, self.measure)
+        asked = [encode(edit.query, edit.old, edit.new) for edit in edits]
         found: dict[str, list[Attribution]] = {}
         costs: dict[str, Cost] = {}
-        corrupt = None
-        if any(one.compares for one in attributors.values()):
-            corrupt = [self._corrupted(lm, case) for case in cases]
         for kind, attributor in attributors.items():
+            compares = attributor.compares
+            against = [self._against(lm, case, attributor.kind) for case in cases if compares]
+            attributor.prepare(lm, against)
             with cost_of(lm) as costs[kind]:
-                found[kind] = attributor.computed(lm, asked, corrupt)
+                found[kind] = attributor.computed(lm, asked, against)
         scores = torch.stack([torch.stack([one.scores for one in each]) for each in found.values()])
         ks = sizes(scores[0, 0].numel())
         values = curves(lm, prompts, scores, ks, max_rows=self.max_rows)

@@ -8,7 +8,7 @@ from typing import get_args
 
 import torch
 
-from kn_sweeps.attribution.contrast import contrasted
+from kn_sweeps.attribution.contrast import encoder
 from kn_sweeps.attribution.freezing import Frozen
 from kn_sweeps.attribution.integrand import Measure as Attributed
 from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
@@ -16,7 +16,6 @@ from kn_sweeps.cases import Case, edit_probe
 from kn_sweeps.measurements.base import Finding, Measure, batches
 from kn_sweeps.measurements.faithfulness import agreement
 from kn_sweeps.models.language_model import LanguageModel
-from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.plans import Plan
 from kn_sweeps.row import Row
 
@@ -73,9 +72,8 @@ class Paths:
 
     def _findings(self, lm: LanguageModel, cases: Sequence[Case]) -> Iterator[Finding]:
         edits = [edit_probe(case) for case in cases]
-        prompts: list[Encoded] = [lm.encode(edit.query, edit.old) for edit in edits]
-        if self.measure == "logit_difference":
-            prompts = [contrasted(lm, edit.query, edit.old, edit.new) for edit in edits]
+        encode = encoder(lm, self.measure)
+        prompts = [encode(edit.query, edit.old, edit.new) for edit in edits]
 
         def attributed(frozen: Frozen) -> list[Attribution]:
             rows = lm.fitting(self.max_rows)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from itertools import repeat
 from typing import Literal
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.attribution.attributor import COMPARING, Attributor, Kind
-from kn_sweeps.attribution.contrast import contrasted
-from kn_sweeps.attribution.corrupting import corrupted
+from kn_sweeps.attribution.contrast import encoder
+from kn_sweeps.attribution.fellows import compared_with
 from kn_sweeps.attribution.integrand import Measure, Site
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.attribution.quadrature import Quadrature, Rule
@@ -57,8 +56,9 @@ class KnowledgeNeurons(Method):
             above it and of that the neurons with the largest mean score; `published` whatever the
             last share tried leaves, as Dai et al.'s and Niu et al.'s code.
         attribution: `integrated_gradients`, or a baseline: `grad_x_act`, `activation`, `neurgrad`,
-            `relp`, `log_prob_increase` or `random`, of which nothing but chance is located; or,
-            compared with the same prompt about another case's subject, `atp` or `eap_ig`.
+            `relp`, `log_prob_increase` or `random`, of which nothing but chance is located;
+            compared with the same prompt about another case's subject, `atp`, `atp_star` or
+            `eap_ig`; or `qrnca`, compared with the queries of all cases of its source.
         measure: What is attributed: the target's `probability` or `log_probability`, or
             `logit_difference`, by how much its logit is above that of the case's other answer.
         quadrature: `adaptive`, or a fixed rule; see `Quadrature`.
@@ -247,35 +247,32 @@ class KnowledgeNeurons(Method):
 
     def _prompts(
         self, lm: LanguageModel, name: str, cases: Sequence[Case]
-    ) -> tuple[list[Encoded], list[Encoded] | None]:
+    ) -> tuple[list[Encoded], list[tuple[Encoded, ...]] | None]:
         """What is attributed, and what that is compared with, where the attribution compares."""
         target = self._target(cases[0])
         if cases[0].seen_answers and target != edit_probe(cases[0]).old:
             raise ValueError(f"{name}: its prompts have answers of their own; use locate=old")
-        if self.measure == "logit_difference":
-            if cases[0].seen_answers:
-                raise ValueError(
-                    f"{name}: its prompts have answers of their own and none to compare them with; "
-                    "use another measure than logit_difference"
-                )
-            pairs = dict.fromkeys((q, self._rival(case)) for case in cases for q in case.seen)
-            asked: list[tuple[Query, str, Callable[[Query], Encoded]]] = [
-                (query, target, partial(contrasted, lm, target=target, rival=rival))
-                for query, rival in pairs
-            ]
-        else:
-            answers = dict.fromkeys(
-                prompt
-                for case in cases
-                for prompt in zip(case.seen, case.seen_answers or repeat(target), strict=False)
+        if self.measure == "logit_difference" and cases[0].seen_answers:
+            raise ValueError(
+                f"{name}: its prompts have answers of their own and none to compare them with; "
+                "use another measure than logit_difference"
             )
-            asked = [(query, one, partial(lm.encode, target=one)) for query, one in answers]
+        encode = encoder(lm, self.measure)
+        compares = self.measure == "logit_difference"
+        asked = dict.fromkeys(
+            (query, answer, self._rival(case) if compares else "")
+            for case in cases
+            for query, answer in zip(case.seen, case.seen_answers or repeat(target), strict=False)
+        )
         if not asked:
             raise ValueError(f"{name}: no prompt may be seen, so no neuron can be located")
-        prompts = [encode(query) for query, _, encode in asked]
+        prompts = [encode(*one) for one in asked]
         if self.attribution not in COMPARING:
             return prompts, None
-        return prompts, [corrupted(cases[0], *one) for one in asked]
+        return prompts, [
+            compared_with(self.attribution, cases[0], query, (answer, rival), encode)
+            for query, answer, rival in asked
+        ]
 
     def refined(self, scores: Float[Tensor, "prompts neurons"]) -> tuple[list[int], float, bool]:
         """The neurons many prompts share.

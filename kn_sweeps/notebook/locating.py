@@ -15,7 +15,8 @@ from torch import Tensor
 
 from kn_sweeps.attribution import causal_tracing
 from kn_sweeps.attribution.attributor import Attributor
-from kn_sweeps.attribution.contrast import contrasted
+from kn_sweeps.attribution.contrast import encoder
+from kn_sweeps.attribution.fellows import compared_with
 from kn_sweeps.attribution.integrand import Measure
 from kn_sweeps.attribution.integrated_gradients import Attribution
 from kn_sweeps.cases import Case, Component, edit_probe
@@ -182,12 +183,15 @@ def attribute(
     if answer not in ("old", "new"):
         raise ValueError(f"answer={answer!r}; choose from old, new")
     attributor = build(settings, Attributor)
-    prompt, text = _prompt(lm, case, answer)
+    (case,) = listed(case)
     probe = edit_probe(case)
-    if attributor.measure == "logit_difference":
-        other = probe.new if answer == "old" else probe.old
-        prompt = contrasted(lm, probe.query, text, other)
-    return Attributed(probe.query.text, text, attributor(lm, [prompt])[0], attributor.measure)
+    answers = (probe.old, probe.new) if answer == "old" else (probe.new, probe.old)
+    encode = encoder(lm, attributor.measure)
+    prompt, against = encode(probe.query, *answers), None
+    if attributor.compares:
+        against = [compared_with(attributor.kind, case, probe.query, answers, encode)]
+    (found,) = attributor(lm, [prompt], against)
+    return Attributed(probe.query.text, answers[0], found, attributor.measure)
 
 
 def trace(lm: LanguageModel, case: Case, *, seed: int = 0, **settings: Any) -> Traced:
@@ -207,7 +211,9 @@ def trace(lm: LanguageModel, case: Case, *, seed: int = 0, **settings: Any) -> T
     from kn_sweeps.config import build
 
     how = build(settings, Tracing)
-    prompt, answer = _prompt(lm, case, "old")
+    (case,) = listed(case)
+    probe = edit_probe(case)
+    prompt = lm.encode(probe.query, probe.old)
     if prompt.subject is None:
         raise ValueError("causal tracing corrupts the subject, and the query has none")
     found = causal_tracing.trace(
@@ -221,14 +227,7 @@ def trace(lm: LanguageModel, case: Case, *, seed: int = 0, **settings: Any) -> T
         max_rows=how.max_rows,
     )
     ids = prompt.prompt_ids if lm.kind == "causal" else prompt.ids
-    return Traced(answer, _named(lm, prompt, ids), found)
-
-
-def _prompt(lm: LanguageModel, case: Case, answer: str) -> tuple[Encoded, str]:
-    (one,) = listed(case)
-    probe = edit_probe(one)
-    text = probe.old if answer == "old" else probe.new
-    return lm.encode(probe.query, text), text
+    return Traced(probe.old, _named(lm, prompt, ids), found)
 
 
 def _named(lm: LanguageModel, prompt: Encoded, ids: Sequence[int]) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ positions; a and a' are the inputs of one MLP output projection where the answer
 clean and of the corrupted prompt; all else is the clean prompt's.
 
 Source: attribution patching (Nanda 2023) is alpha = 1; Hanna et al. 2024, "Have Faith in
-Faithfulness", the mean over alpha = k/m, k = 1 .. m.
+Faithfulness", the mean over alpha = k/m, k = 1 .. m; GradDrop (Kramar et al. 2024, AtP*, section
+3.2) the mean of alpha = 1's absolute values over gradients that do not pass one other layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +49,30 @@ def patched(
     """P(target) of the clean prompt with one layer's neurons those of the corrupted one."""
     values = [activations(model, projection, row).unsqueeze(0) for row in corrupt]
     return _measured(model, projection, clean, values, probability).item()
+
+
+def dropped(
+    model: nn.Module,
+    layers: Sequence[tuple[nn.Module, nn.Module]],
+    layer: int,
+    clean: Sequence[Row],
+    corrupt: Sequence[Row],
+) -> Tensor:
+    """GradDrop's scores of one layer's neurons; `layers` are attentions' and MLPs' projections."""
+    total = 0.0
+    for other, modules in enumerate(layers):
+        if other != layer:
+            with _constant(modules):
+                one = scores(model, layers[layer][1], clean, corrupt, [1.0])
+            total = total + one.abs()
+    return torch.as_tensor(total) / (len(layers) - 1)
+
+
+@contextmanager
+def _constant(modules: Sequence[nn.Module]) -> Iterator[None]:
+    handles = [one.register_forward_hook(lambda _m, _a, out: out.detach()) for one in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,16 +1,18 @@
-"""Attributions against a corrupted prompt are those of plain loops, and cases have one each."""
+"""Attributions that compare with other prompts are those of plain loops, and cases have theirs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from kn_sweeps.attribution.attributor import Attributor
-from kn_sweeps.attribution.baselines import atp
+from kn_sweeps.attribution.baselines import atp, atp_star
 from kn_sweeps.attribution.cache import AttributionCache, attributions_kept
-from kn_sweeps.attribution.corrupting import corrupted
+from kn_sweeps.attribution.contrast import encoder
+from kn_sweeps.attribution.fellows import corrupted
 from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.cases import Case, Probe, Query, Task, with_fellows
@@ -78,9 +80,46 @@ def test_paths_between_prompts_are_complete(some_lm: LanguageModel) -> None:
             assert total == pytest.approx(found.value - without, rel=2e-3, abs=1e-9)
 
 
+def test_gradients_that_pass_all_layers_but_one_are_those_of_plain_loops(
+    some_lm: LanguageModel,
+) -> None:
+    clean, other = _both(some_lm)
+    has = some_lm.architecture
+    layers = [(has.attention_output(n), has.mlp_output(n)) for n in range(has.layers)]
+    together = atp_star(some_lm, clean, other)
+    for n, (one, against) in enumerate(zip(clean, other, strict=True)):
+        rows = _rows(some_lm, one), _rows(some_lm, against)
+        for layer in range(has.layers):
+            expected = reference.dropped(some_lm.model, layers, layer, *rows)
+            found = together[n].scores[layer]
+            torch.testing.assert_close(found, expected.float(), atol=1e-8, rtol=1e-5)
+    assert not some_lm.architecture.mlp_output(0)._forward_hooks
+
+
+def test_a_neurons_weight_is_how_few_queries_have_it_in_their_cluster(
+    some_lm: LanguageModel,
+) -> None:
+    queries = tuple(some_lm.encode(*one) for one in (*CLEAN, *OTHER))
+    whole = integrated_gradients(some_lm, queries)
+    clusters = [
+        {divmod(i, one.scores.shape[1]) for i, x in enumerate(flat) if x > 0.2 * max(flat)}
+        for one in whole
+        for flat in (one.scores.flatten().tolist(),)
+    ]
+    (found,) = Attributor("qrnca")(some_lm, queries[:1], [queries])
+    expected = whole[0].scores.clone()
+    for layer, neurons in enumerate(expected.tolist()):
+        for neuron in range(len(neurons)):
+            inside = sum((layer, neuron) in cluster for cluster in clusters)
+            expected[layer, neuron] *= max(0.0, math.log(len(queries) / (1 + inside)))
+    torch.testing.assert_close(found.scores, expected, atol=1e-9, rtol=1e-4)
+    assert found.certified.tolist() == whole[0].certified.tolist()
+    assert not torch.allclose(expected, whole[0].scores)
+
+
 def test_a_prompt_against_itself_has_nothing(some_lm: LanguageModel) -> None:
     clean, _ = _both(some_lm)
-    for found in atp(some_lm, clean, clean):
+    for found in (*atp(some_lm, clean, clean), *atp_star(some_lm, clean, clean)):
         assert float(found.scores.abs().max()) == pytest.approx(0, abs=1e-12)
 
 
@@ -111,7 +150,7 @@ PAIRS = with_fellows(
 def _text(lm: LanguageModel, case: Case) -> str:
     assert case.edit is not None
     old = case.edit.old
-    found = corrupted(case, case.edit.query, old, lambda query: lm.encode(query, old))
+    found = corrupted(case, case.edit.query, (old, case.edit.new), encoder(lm, "probability"))
     return lm.tokenizer.decode(found.ids)
 
 
@@ -122,7 +161,7 @@ def test_another_subject_or_the_other_form_takes_the_place(some_lm: LanguageMode
     assert "cats" not in _text(some_lm, PAIRS[2])
 
 
-@pytest.mark.parametrize(("kind", "cases"), [("atp", FACTS), ("eap_ig", PAIRS)])
+@pytest.mark.parametrize(("kind", "cases"), [("atp", FACTS), ("eap_ig", PAIRS), ("qrnca", FACTS)])
 def test_what_is_located_does_not_depend_on_who_is_planned_with_it(
     some_lm: LanguageModel, kind: str, cases: list[Case]
 ) -> None:
@@ -138,7 +177,9 @@ def test_who_has_no_fellow_is_refused(some_lm: LanguageModel) -> None:
     for case in (replace(FACTS[0], fellows=()), with_fellows(FACTS[:1])[0]):
         with pytest.raises(ValueError, match="no fellow to be compared with.*raise limit"):
             KnowledgeNeurons(attribution="atp").plan(some_lm, [case])
-    with pytest.raises(ValueError, match="needs a corrupted prompt"):
+        with pytest.raises(ValueError, match="c/0: c has no other query; raise limit"):
+            KnowledgeNeurons(attribution="qrnca").plan(some_lm, [case])
+    with pytest.raises(ValueError, match="atp needs for each prompt what it is compared with"):
         Attributor("atp")(some_lm, [some_lm.encode(*CLEAN[0])])
     prompt, other = some_lm.encode(*CLEAN[0]), some_lm.encode(*OTHER[1])
     with pytest.raises(ValueError, match="compare prompts with the same target"):
@@ -152,7 +193,7 @@ def test_what_it_was_compared_with_is_part_of_what_is_cached(
     third = causal_lm.encode(Query("The capital of Italy is "), "New Delhi")
     with attributions_kept(AttributionCache(tmp_path)):  # type: ignore[arg-type]
         one, two, again = (
-            Attributor("atp")(causal_lm, clean[:1], [against])[0].scores
+            Attributor("atp")(causal_lm, clean[:1], [(against,)])[0].scores
             for against in (other[0], third, other[0])
         )
     assert torch.equal(one, again)
