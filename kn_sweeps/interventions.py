@@ -29,6 +29,7 @@ from kn_sweeps.edits import (
 from kn_sweeps.models.devices import is_dispatched
 from kn_sweeps.models.hooks import Hooks
 from kn_sweeps.models.language_model import LanguageModel, where_read
+from kn_sweeps.models.quantized import dequantize
 from kn_sweeps.plans import Plan
 
 Neurons = Float[Tensor, "batch seq d_ff"]
@@ -205,7 +206,7 @@ def written_by(lm: LanguageModel, layer: int, neurons: Sequence[int]) -> Outputs
 
 @torch.no_grad()
 def merge(lm: LanguageModel, edit: Edit) -> None:
-    """Write `edit` into the weights, for export. There is no way back.
+    """Write `edit` into the weights, for export; quantised ones become plain. No way back.
 
     Raises:
         ValueError: As `applied`, or if the edit is no change of weights, or the model's are not on
@@ -229,6 +230,7 @@ def merge(lm: LanguageModel, edit: Edit) -> None:
             "cannot be written into a checkpoint; use where=everywhere"
         )
     lm.revision = ""
+    dequantize(lm.model)
     for part in weights:
         if not isinstance(part, NeuronScale):
             values = lm.architecture.values(part.layer)

@@ -156,8 +156,9 @@ def random_lm(model_type: str, **changes: object) -> LanguageModel:
         bos_token_id=2,
         eos_token_id=3,
         tie_word_embeddings=False,
-        **sizes,
-        **extra | {key: list(x) if isinstance(x, tuple) else x for key, x in changes.items()},
+        **sizes
+        | extra
+        | {key: list(x) if isinstance(x, tuple) else x for key, x in changes.items()},
     )
     auto = AutoModelForMaskedLM if FAMILIES[model_type].kind == "masked" else AutoModelForCausalLM
     model = auto.from_config(config)

@@ -13,6 +13,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -28,11 +29,14 @@ from kn_sweeps.models.devices import is_dispatched, is_fetched
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import free_memory
 from kn_sweeps.models.precision import in_double
+from kn_sweeps.models.quantized import quantization_of
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
 from kn_sweeps.progress.counting import counted, counting
 
 log = logging.getLogger(__name__)
+_TOLD: WeakSet[LanguageModel] = WeakSet()
+"""The models of which it was said."""
 
 _ULPS = 16
 """Rounding of the measure, in units of its last place, below which no node can help."""
@@ -221,11 +225,14 @@ def _rows_in_double(
 
     No rows where memory holds none; all weights where it holds them and all rows.
     """
-    if any(is_fetched(module) for module in lm.model.modules()):
-        log.warning(
-            "what single precision is too coarse for stays uncertified: weights that are fetched "
-            "for each use are not computed with in double"
-        )
+    made = any(is_fetched(module) for module in lm.model.modules())
+    if made or quantization_of(lm.model) is not None:
+        if lm not in _TOLD:
+            log.warning(
+                "what single precision is too coarse for stays uncertified: weights that are "
+                "fetched or dequantised for each use are not computed with in double"
+            )
+        _TOLD.add(lm)
         return 0, False
     one_device = not is_dispatched(lm.model)
     free = free_memory(lm.device)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kn_sweeps.commands.console import Parser, command, say
+from kn_sweeps.commands.console import Parser, command, remark, say
 from kn_sweeps.commands.edited import check_case, edited
 from kn_sweeps.records.files import permitted_alike, user_path, write_json
 
@@ -32,6 +32,8 @@ def export(run_directory: Path, case: str, out: Path) -> None:
 
     from kn_sweeps.interventions import merge  # slow, and no mistake on the command line needs it
 
+    if (kind := found.settings.model.quantization) is not None:
+        remark(f"{kind} weights are written as the plain numbers that they are computed with")
     merge(found.lm, found.edit)
     found.lm.model.save_pretrained(out)
     found.lm.tokenizer.save_pretrained(out)

@@ -105,8 +105,9 @@ def rows_of(overrides: Sequence[str], tokens: int) -> Iterator[Row]:
             config = compose("config", [f"model={model}", f"method={method}", *others])
             if shape is None:
                 node: Any = OmegaConf.to_container(config["model"], resolve=True)
-                sizes, at_hand = config_of(build(node, at="model"))
-                shape = shape_of_config(sizes, config["dtype"])
+                made = build(node, at="model")
+                sizes, at_hand = config_of(made)
+                shape = shape_of_config(sizes, config["dtype"], made.quantization)
                 name = model if at_hand else f"{model}*"
             work = Work(tokens=tokens, batch_size=int(config["batch_size"]))
             try:

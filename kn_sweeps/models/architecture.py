@@ -15,6 +15,7 @@ from kn_sweeps.models.devices import home_of, is_fetched, weights_there
 from kn_sweeps.models.families import Family, family_of
 from kn_sweeps.models.hooks import Hooks, first_of
 from kn_sweeps.models.precision import at_least_float32
+from kn_sweeps.models.quantized import kept_as
 from kn_sweeps.models.rewriting import rewrite
 
 _NOTHING = 1e-9
@@ -103,7 +104,7 @@ class Architecture:
     def values(self, layer: int) -> Float[Tensor, "d_ff d_model"]:
         """The value slots of `layer`: row i is what neuron i writes.
 
-        A view of the weight where that is on the model's one device, else a copy.
+        A view of the weight where that is on the model's one device and not quantised, else a copy.
         """
         self.check_layer(layer)
         projection = self._projections[layer]
@@ -122,9 +123,9 @@ class Architecture:
         with weights_there(projection):
             weight = projection.weight
             assert isinstance(weight, Tensor)
-            # What is fetched is at another address each time.
-            fetched = is_fetched(projection)
-            return tuple(weight.flatten()[:64].tolist()) if fetched else weight.data_ptr()
+            # What is fetched or quantised is at another address each time.
+            copied = is_fetched(projection) or kept_as(projection) is not None
+            return tuple(weight.flatten()[:64].tolist()) if copied else weight.data_ptr()
 
     @staticmethod
     def _home(module: nn.Module, weight: Tensor) -> Tensor:

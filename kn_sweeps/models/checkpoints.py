@@ -22,6 +22,7 @@ from kn_sweeps.cases import LMKind
 from kn_sweeps.models.devices import is_dispatched, keep_files, weights
 from kn_sweeps.models.families import FAMILIES
 from kn_sweeps.models.probing import check_known, kind_of
+from kn_sweeps.models.quantized import Quantization, quantize
 from kn_sweeps.records.hashing import digests
 
 # Naming, finding and hashing a checkpoint takes no model library: what loads one imports it.
@@ -123,6 +124,7 @@ def read(
     device: torch.device,
     dtype: DType,
     device_map: str | dict[str, str | int] | None = None,
+    quantization: Quantization | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Read model and tokenizer.
 
@@ -131,6 +133,7 @@ def read(
         device: Where the model goes.
         dtype: Of its weights.
         device_map: Where its parts go instead; see `Model`.
+        quantization: How its weights are kept; see `Model`.
 
     Raises:
         ValueError: If the family is not known, weights are missing, do not fit or are not finite,
@@ -155,7 +158,7 @@ def read(
                 links,
                 dtype=getattr(torch, dtype),
                 # Straight to where it is wanted, a shard at a time.
-                device_map=device_map or {"": device},
+                device_map=device_map or {"": "cpu" if quantization else device},
                 use_safetensors=not pickled,
                 weights_only=True,  # of a pickle nothing but tensors
                 trust_remote_code=False,
@@ -172,6 +175,8 @@ def read(
     model.config.name_or_path = tokenizer.name_or_path = ""
     _check_complete(report)
     _check_finite(model, dtype)
+    if quantization is not None:
+        quantize(model, quantization, device)
     return model, tokenizer
 
 
@@ -248,9 +253,9 @@ def _model_type(config: Path) -> str:
     if (quantised := found.get("quantization_config")) is not None:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise ValueError(
-            f"{CONFIG} says that its weights are quantised ({method or quantised}): what neurons "
-            "write is read from weights and edits are written into them, so they must be plain "
-            "numbers. Dequantise it first: from_pretrained(...).dequantize().save_pretrained(DIR)"
+            f"{CONFIG} says that its weights are quantised ({method or quantised}), which is not "
+            "read: load the checkpoint that was quantised with model.quantization=8bit or 4bit, or "
+            "dequantise this one: from_pretrained(...).dequantize().save_pretrained(DIR)"
         )
     return str(found["model_type"])
 

@@ -43,6 +43,7 @@ class PyPIGguf(Model):
 
     def __post_init__(self) -> None:
         """Refuse packages without a file, and files without a package."""
+        super().__post_init__()
         if not self.requirements or len(self.requirements) != len(self.files):
             raise ValueError(
                 f"model {self.label}: every package has one file, got {len(self.requirements)} "
@@ -65,7 +66,7 @@ class PyPIGguf(Model):
     def _folder(self) -> Path:
         return cache_directory("models") / f"{self.label}-{self.sha256[:12]}"
 
-    def fingerprint(self) -> str:
+    def _content(self) -> str:
         """The GGUF file's hash."""
         return self.sha256[:12]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from kn_sweeps.models import checkpoints
 from kn_sweeps.models.checkpoints import Described, DType
+from kn_sweeps.models.quantized import Quantization, check_quantization
 
 # Naming and finding a checkpoint takes no model library: what loads one imports it.
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Model(ABC):
         device_map: Where its parts go: `auto` and the like, or by module's path, as transformers
             has it; null for all of it on one device. Parts on `cpu` beside GPUs, and on `disk`, are
             fetched for each use.
+        quantization: `8bit` or `4bit` to keep its weights so (`quantized`); null as they are.
         layers: Number of its blocks, which sweeps over layers run through; null for unknown.
         start_token: What every prompt starts with, where its tokenizer adds nothing; null for
             the tokenizer's own way.
@@ -49,6 +51,18 @@ class Model(ABC):
     untuned: tuple[str, ...] = ()
     layers: int | None = None
     device_map: str | dict[str, str | int] | None = None
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be loaded here."""
+        check_quantization(self.quantization)
+        if self.quantization is not None and self.device_map is not None:
+            raise ValueError("a quantised model is on one device; use model.device_map=null")
+
+    @property
+    def shown(self) -> str:
+        """What tables call it where others of its weights may stand beside it."""
+        return self.label if self.quantization is None else f"{self.label}-{self.quantization}"
 
     def pinned(self) -> Self:
         """The same model, named so that it cannot become another one while a run waits.
@@ -58,13 +72,18 @@ class Model(ABC):
         """
         return self
 
-    @abstractmethod
     def fingerprint(self) -> str:
         """Which weights and tokenizer these are, told without loading them.
 
         Raises:
             ValueError: If it cannot be found, or is not whole.
         """
+        content = self._content()
+        return content if self.quantization is None else f"{content}-{self.quantization}"
+
+    @abstractmethod
+    def _content(self) -> str:
+        """Which files these are; raises ValueError as `fingerprint`."""
 
     @abstractmethod
     def fetch(self) -> Path:
@@ -120,7 +139,9 @@ class Model(ABC):
 
         folder, revision = self.fetch(), self.fingerprint()
         with self._named():
-            model, tokenizer = checkpoints.read(folder, device, dtype, self.device_map)
+            model, tokenizer = checkpoints.read(
+                folder, device, dtype, self.device_map, self.quantization
+            )
         if self.fingerprint() != revision:
             raise ValueError(f"model {self.label}: {folder} changed while it was read; try again")
         lm = LanguageModel(

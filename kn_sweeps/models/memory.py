@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kn_sweeps.models.quantized import Quantization, bytes_of
 
 # What a config needs is counted without the model libraries being imported before.
 if TYPE_CHECKING:
@@ -169,7 +171,9 @@ def shape_of(model: PreTrainedModel, architecture: Architecture) -> Shape:
     )
 
 
-def shape_of_config(config: Mapping[str, Any], dtype: DType) -> Shape:
+def shape_of_config(
+    config: Mapping[str, Any], dtype: DType, quantization: Quantization | None = None
+) -> Shape:
     """What a config.json describes, without a number of it being there.
 
     Raises:
@@ -187,7 +191,9 @@ def shape_of_config(config: Mapping[str, Any], dtype: DType) -> Shape:
     with torch.device("meta"):
         model = auto.from_config(made, dtype=getattr(torch, dtype))
     model.config.pad_token_id = None  # or its ids would be searched for it, and they are no numbers
-    return shape_of(model.requires_grad_(False).train(False), Architecture(model))
+    found = shape_of(model.requires_grad_(False).train(False), Architecture(model))
+    spared = bytes_of(model, None) - bytes_of(model, quantization)
+    return replace(found, weights=found.weights - spared)
 
 
 _NOT_OF_SIZE = ("model_type", "quantization_config", "dtype", "torch_dtype", "auto_map")

@@ -40,7 +40,7 @@ class Pretrained(Model):
         with self._found():
             return replace(self, revision=commit_of(self.name, self.revision))
 
-    def fingerprint(self) -> str:
+    def _content(self) -> str:
         """A hash of what a folder holds, or the hub's commit."""
         if (folder := self._folder()) is None:
             return str(self.pinned().revision)
@@ -94,7 +94,7 @@ class Pretrained(Model):
 class Bundled(Model):
     """A tiny model whose weights ship with the package (trained by `tiny.train`)."""
 
-    def fingerprint(self) -> str:
+    def _content(self) -> str:
         """A hash of its files."""
         return checkpoints.identity(self.fetch())
 

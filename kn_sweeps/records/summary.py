@@ -26,7 +26,7 @@ def identity(run_id: str, settings: RunConfig, config: Mapping[str, Any]) -> dic
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "sweep": settings.sweep,
-        "model": settings.model.label,
+        "model": settings.model.shown,
         "dataset": module_name(config["dataset"]),
         "method": module_name(method),
         "of": module_name(method["of"]) if "of" in method else None,

@@ -15,25 +15,18 @@ import torch
 from accelerate import cpu_offload, dispatch_model
 from transformers import PreTrainedModel
 
-import kn_sweeps as kn
-from kn_sweeps.attribution.causal_tracing import trace
-from kn_sweeps.attribution.integrated_gradients import Attribution, integrated_gradients
-from kn_sweeps.attribution.lens import log_prob_increase
+from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
-from kn_sweeps.cases import COMPONENTS, Case, Probe, Query
 from kn_sweeps.editing.second_moment import TextSource, second_moments
 from kn_sweeps.edits import NeuronScale
-from kn_sweeps.interventions import merge, written_by
-from kn_sweeps.methods.ft import FineTuning
-from kn_sweeps.methods.rome import Rome
+from kn_sweeps.interventions import merge
 from kn_sweeps.models.devices import is_dispatched, is_fetched, mapped
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.pretrained import Pretrained
 from tests.conftest import WORDS, random_lm
+from tests.models.alike import QUERY, edited, located
 from tests.models.elsewhere import devices
 
-QUERY = Query("The capital of France is ", ".", (15, 21))
-CASE = Case("c0", "P36", "fact", Probe(QUERY, "Paris", "New Delhi", "edit"), (QUERY,))
 CASES = [("fetched", "gpt2"), ("spread", "llama"), ("spread", "bert")]
 LAWFUL = [("fetched", "bert"), ("fetched", "opt"), ("spread", "falcon"), ("spread", "gemma3_text")]
 
@@ -86,26 +79,6 @@ def test_laws_hold_and_it_is_stepped_as_the_whole_is(case: tuple[str, str]) -> N
         assert dispatched.can_be_stepped == whole.can_be_stepped
 
 
-def _located(lm: LanguageModel) -> dict[str, Any]:
-    prompts = [lm.encode(QUERY, target) for target in ("Paris", "New Delhi")]
-    found: list[Attribution] = integrated_gradients(lm, prompts)
-    traced = trace(lm, prompts[0], noise=0.5, seed=0, samples=2, components=COMPONENTS, window=2)
-    numbers: dict[str, Any] = {f"scores {n}": one.scores for n, one in enumerate(found)}
-    numbers |= {f"effects {name}": x for name, x in traced.effects.items()}
-    if lm.kind == "causal" and lm.architecture.adds_as_is:
-        numbers["lens"] = log_prob_increase(lm, prompts)
-    return numbers | {"written": written_by(lm, 1, [0, 3])}
-
-
-def _edited(lm: LanguageModel) -> dict[str, Any]:
-    numbers = {}
-    methods = (Rome(layer=1, steps=4, contexts=0), FineTuning(layer=2, steps=3))
-    plans: list[Any] = [method.plan(lm, [CASE], seed=0) for method in methods]
-    for n, edit in enumerate([*plans, NeuronScale(((0, 3), (1, 7)), 0.0)]):
-        numbers[f"rows {n}"] = kn.evaluate(lm, [CASE], edit).rows
-    return numbers
-
-
 def _agree(
     lms: tuple[LanguageModel, LanguageModel], numbers: Callable[[LanguageModel], dict[str, Any]]
 ) -> None:
@@ -120,17 +93,17 @@ def _agree(
             torch.testing.assert_close(found[name].cpu(), value.cpu(), **close, msg=name)
 
 
-def test_what_is_located_is_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:
+def test_what_islocated_is_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:
     whole, dispatched = both
     assert is_dispatched(dispatched.model)
     assert dispatched.can_be_stepped == whole.can_be_stepped
-    _agree(both, _located)
+    _agree(both, located)
 
 
 def test_edits_and_rows_are_the_same(both: tuple[LanguageModel, LanguageModel]) -> None:
     if both[0].kind == "masked":
         pytest.skip("PyTorch's inference mode does not take the tensors that stand in here")
-    _agree(both, _edited)
+    _agree(both, edited)
 
 
 def test_second_moments_are_the_same(
@@ -165,7 +138,7 @@ def test_a_checkpoint_is_read_onto_a_map_and_says_which(tmp_path: Path) -> None:
     assert is_fetched(lms[2].architecture.mlp_output(1))
     assert len({lm.revision for lm in lms}) == 1
     for lm in lms[1:]:
-        _agree((lms[0], lm), lambda lm: {"values": lm.architecture.values(1), **_edited(lm)})
+        _agree((lms[0], lm), lambda lm: {"values": lm.architecture.values(1), **edited(lm)})
 
 
 def test_weights_that_are_fetched_are_looked_at_when_they_are_read(tmp_path: Path) -> None:
@@ -202,7 +175,7 @@ def test_two_gpus_give_what_one_gives() -> None:
             for where in (("cuda:0",), ("cuda:0", "cuda:1"))
         )
         lms = LanguageModel(one, whole.tokenizer), LanguageModel(two, whole.tokenizer)
-        _agree(lms, lambda lm: _located(lm) | _edited(lm))
+        _agree(lms, lambda lm: located(lm) | edited(lm))
 
 
 def test_what_would_be_lost_is_refused(both: tuple[LanguageModel, LanguageModel]) -> None:
