@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from kn_sweeps.dashboards.candidates import Sweep
@@ -28,7 +28,7 @@ EVERY_S = 10.0
 """How often runs that are followed are looked at."""
 _HEARTBEAT_S = 120.0
 """A run that is silent for some minutes counts as crashed on W&B."""
-_LINGER_S = 10.0
+LINGER_S = 10.0
 """So long a process that has computed everything waits for what is still being sent."""
 _PATIENCE_S, _WORKERS = 30.0, 2
 
@@ -86,11 +86,18 @@ class Following:
         self._reasons[path] = why
 
 
-_beside: dict[Path, tuple[subprocess.Popen[str], str]] = {}
-"""The following process of every sweep that this process computes runs of, and its dashboard."""
+class _Beside(NamedTuple):
+    """The process that follows the runs of a sweep that this process computes."""
+
+    process: subprocess.Popen[str]
+    title: str
+    linger_s: float
 
 
-def follow(run: Path, title: str) -> None:
+_beside: dict[Path, _Beside] = {}
+
+
+def follow(run: Path, title: str, linger_s: float = LINGER_S) -> None:
     """Have a run directory published from now on, by a process beside this one.
 
     Returns at once, and fails in no case: what cannot be sent now can be sent later.
@@ -98,10 +105,11 @@ def follow(run: Path, title: str) -> None:
     Args:
         run: The directory.
         title: What its dashboard is called in warnings.
+        linger_s: How long the end of this process may wait for what is still being sent.
     """
     run = run.absolute()
     try:
-        process, _ = _beside.get(run.parent) or _start(run.parent, title)
+        process = (_beside.get(run.parent) or _start(run.parent, title, linger_s)).process
         assert process.stdin is not None
         process.stdin.write(f"{run}\n")
         process.stdin.flush()
@@ -110,10 +118,11 @@ def follow(run: Path, title: str) -> None:
         log.debug("not followed: %s", error)
 
 
-def end(linger_s: float = _LINGER_S) -> None:
-    """Let what is being sent arrive, but for so long only. The end of a process does it too."""
-    until = time.monotonic() + linger_s
-    for sweep, (process, title) in _beside.items():
+def end() -> None:
+    """Let what is being sent arrive, as long as it may. The end of a process does it too."""
+    began = time.monotonic()
+    for sweep, (process, title, linger_s) in _beside.items():
+        until = began + linger_s
         assert process.stdin is not None
         try:
             process.stdin.close()
@@ -125,7 +134,7 @@ def end(linger_s: float = _LINGER_S) -> None:
     _beside.clear()
 
 
-def _start(sweep: Path, title: str) -> tuple[subprocess.Popen[str], str]:
+def _start(sweep: Path, title: str, linger_s: float) -> _Beside:
     if not _beside:
         atexit.register(end)
     process = subprocess.Popen(
@@ -135,7 +144,7 @@ def _start(sweep: Path, title: str) -> tuple[subprocess.Popen[str], str]:
         text=True,
         start_new_session=True,  # Ctrl-C is for the one that computes
     )
-    _beside[sweep] = process, title
+    _beside[sweep] = _Beside(process, title, linger_s)
     return _beside[sweep]
 
 

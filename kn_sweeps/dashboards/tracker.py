@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from kn_sweeps.dashboards.following import follow
+from kn_sweeps.dashboards.following import LINGER_S, follow
 from kn_sweeps.dashboards.place import TITLES
 
 
@@ -44,17 +44,19 @@ class Trackio:
         project: Trackio's project.
         tags: Tags of the run.
         sample_rows: How many rows go into the table of examples.
+        linger_s: How long a process that has computed everything waits for what is being sent.
     """
 
     mode: Literal["offline", "online", "disabled"] = "online"
     project: str = "kn_sweeps"
     tags: tuple[str, ...] = ()
     sample_rows: int = 50
+    linger_s: float = LINGER_S
 
     def follow(self, run: Path) -> None:
         """Have the run published while it is computed, if that is the mode."""
         if self.mode == "online":
-            follow(run, TITLES["trackio"])
+            follow(run, TITLES["trackio"], self.linger_s)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class WandB:
         entity: The W&B team or user; null for the default.
         tags: Tags of the run.
         sample_rows: How many rows go into the table of examples.
+        linger_s: How long a process that has computed everything waits for what is being sent.
     """
 
     mode: Literal["offline", "online", "disabled"] = "offline"
@@ -75,8 +78,9 @@ class WandB:
     entity: str | None = None
     tags: tuple[str, ...] = ()
     sample_rows: int = 50
+    linger_s: float = LINGER_S
 
     def follow(self, run: Path) -> None:
         """Have the run published while it is computed, if that is the mode."""
         if self.mode == "online":
-            follow(run, TITLES["wandb"])
+            follow(run, TITLES["wandb"], self.linger_s)

@@ -23,6 +23,9 @@ from tests.test_config import composed
 ROOT = Path(__file__).parents[2]
 QUICK = ("dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none")
 
+PATIENT = ("tracker.mode=online", "tracker.linger_s=90")
+"""What is sent last is to arrive on slow machines too."""
+
 
 def launched(
     server: WandbServer, results: Path, *overrides: str
@@ -62,7 +65,7 @@ def test_a_run_leaves_what_it_leaves_without_a_tracker(tmp_path: Path) -> None:
 def test_online_runs_are_there_when_the_command_ends(
     wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    done, _ = launched(wandb_server, tmp_path / "results", "tracker.mode=online")
+    done, _ = launched(wandb_server, tmp_path / "results", *PATIENT)
     assert done.returncode == 0, done.stderr
     assert "W&B" not in done.stderr
     assert_complete(wandb_server, tmp_path / "results" / "default")
@@ -81,7 +84,7 @@ def test_a_server_that_does_not_answer_costs_some_seconds_a_warning_and_no_row(
         assert done.returncode == 0
         assert done.stderr.count("W&B") == 1, done.stderr
         assert "sends it later" in done.stderr
-        assert took < without + following._LINGER_S + 10
+        assert took < without + following.LINGER_S + 20
         pd.testing.assert_frame_equal(rows(results), rows(tmp_path / "none"), check_exact=True)
     assert not wandb_server.runs
 
@@ -96,8 +99,8 @@ def test_a_run_that_fails_is_shown_as_failed(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(steps_module, "scored", fail)
     with pytest.raises(RuntimeError, match="broken"):
-        run(composed(*QUICK, f"results_dir={tmp_path / 'results'}", "tracker.mode=online"))
-    following.end(linger_s=60)
+        run(composed(*QUICK, f"results_dir={tmp_path / 'results'}", *PATIENT))
+    following.end()
     assert_complete(wandb_server, tmp_path / "results" / "default")
     (shown,) = wandb_server.runs.values()
     assert (shown.state, shown.summary["error"]) == ("failed", "RuntimeError: broken")
@@ -119,9 +122,9 @@ def test_following_costs_a_run_next_to_nothing(
     for name, value in wandb_server.environment(str(tmp_path)).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "sweep").mkdir()
-    following.follow(tmp_path / "sweep" / "first", "W&B")  # starts the process
+    following.follow(tmp_path / "sweep" / "first", "W&B", 60)  # starts the process
     began = time.monotonic()
     for number in range(100):
         following.follow(tmp_path / "sweep" / str(number), "W&B")
     assert time.monotonic() - began < 100 * 0.05
-    following.end(linger_s=60)
+    following.end()

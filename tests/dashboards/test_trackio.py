@@ -26,6 +26,8 @@ if find_spec("trackio") is None:  # not imported here: it reads its folder when 
     pytest.skip("Trackio is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
+LATE = "tracker.linger_s=90"
+"""What is sent last is to arrive on slow machines too."""
 TRACKIO = {"_target_": "kn_sweeps.dashboards.tracker.Trackio", "project": "kn", "sample_rows": 2}
 ELSEWHERE = {
     **{"TRACKIO_BUCKET_ID": "some/bucket", "TRACKIO_SPACE_ID": "some/space"},
@@ -175,7 +177,7 @@ def _until(true: Callable[[], bool]) -> None:
 def test_runs_of_a_config_that_names_it_are_there_when_the_command_ends(sweep: Path) -> None:
     quick = ("dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none")
     launched = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), *quick, "tracker=trackio", "sweep=oaks"],
+        [sys.executable, str(ROOT / "launch.py"), *quick, "tracker=trackio", "sweep=oaks", LATE],
         env=_environment(sweep),
         cwd=sweep.parent.parent,
         capture_output=True,
