@@ -23,9 +23,13 @@ from kn_sweeps.evaluation.evaluate import evaluate
 from kn_sweeps.evaluation.selection import scorable
 from kn_sweeps.methods.base import Method
 from kn_sweeps.methods.ft import FineTuning
+from kn_sweeps.methods.ike import InContextEditing
 from kn_sweeps.methods.kn import KnowledgeNeurons
+from kn_sweeps.methods.locft import LocalisedFineTuning
+from kn_sweeps.methods.lora import Lora
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.methods.rome import Rome
+from kn_sweeps.methods.ultraedit import UltraEdit
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.memory import Shape, Work, in_all, shape_of_config
 from kn_sweeps.models.precision import in_double
@@ -35,6 +39,10 @@ METHODS: dict[str, type[Method]] = {
     "kn": KnowledgeNeurons,
     "rome": Rome,
     "ft": FineTuning,
+    "locft": LocalisedFineTuning,
+    "lora": Lora,
+    "ultraedit": UltraEdit,
+    "ike": InContextEditing,
 }
 
 
@@ -74,7 +82,7 @@ def compare(lm: LanguageModel, shape: Shape, method: Method, cases: Sequence[Cas
     # What is counted is the least: where there is room, all weights are made double at once.
     least = patch.object(integrated_gradients, "in_double", lambda model, **_: in_double(model))
     with peak_memory(lm.device) as peak, least:
-        plan = method.plan(lm, cases, 0)
+        plan = method.plan(lm, cases, 0, together=isinstance(method, UltraEdit))
         evaluate(lm, cases, plan, method.intent)
     found = in_all(shape, method.needs(shape, work), work)
     return Compared(found["all"] - shape.weights, peak.bytes, shape.weights)

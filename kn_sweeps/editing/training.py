@@ -16,10 +16,35 @@ from kn_sweeps.editing.requests import Request, requests_of
 from kn_sweeps.edits import Dense, Edit, Joint
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
 from kn_sweeps.seeding import shuffler
+
+
+def training_needs(
+    shape: Shape, work: Work, size: int, *, numbers: int, layers: int, first: int, kept: int
+) -> Needs:
+    """What training changes of some edits side by side needs.
+
+    Each has its variable, that one's gradient and Adam's two moments.
+
+    Args:
+        shape: Of the model.
+        work: What is edited.
+        size: Edits trained side by side at most.
+        numbers: Of a variable.
+        layers: How many layers are changed.
+        first: The lowest of them.
+        kept: Bytes of a trained edit.
+    """
+    edits = min(size, work.cases)
+    rows = shape.kept(edits, work.tokens, 0, shape.layers - first) + shape.logits(edits, 3)
+    wide = max(4, shape.number)
+    read = 0 if wide == shape.number else layers * edits * work.tokens * shape.d_ff * wide
+    return Needs(activations=4 * edits * numbers * wide + rows + read, edits=work.cases * kept)
+
 
 T = TypeVar("T")
 _ENOUGH = 1e-2

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.editing.training import Training
+from kn_sweeps.editing.training import Training, training_needs
 from kn_sweeps.edits import State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -58,11 +58,9 @@ class FineTuning(Method):
     @override
     def needs(self, shape: Shape, work: Work) -> Needs:
         """Each edit in training takes four matrices, and one until it is scored."""
-        edits = min(self.max_edits, work.cases)
-        matrix = max(4, shape.number) * shape.d_ff * shape.d_model
-        above = shape.layers - self.layer
-        rows = shape.kept(edits, work.tokens, 0, above) + shape.logits(edits, 3)
-        return Needs(activations=4 * edits * matrix + rows, edits=work.cases * matrix)
+        numbers = shape.d_ff * shape.d_model
+        where = {"numbers": numbers, "layers": 1, "first": self.layer, "kept": 4 * numbers}
+        return training_needs(shape, work, self.max_edits, **where)
 
     @override
     def plan(

@@ -11,9 +11,12 @@ from kn_sweeps.cases import Case, Probe, edit_probe
 from kn_sweeps.edits import Edit, InContext, State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 _FACT = "{fact}"
+_LETTERS = 4
+"""Of a token, about."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class InContextEditing(Method):
             raise ValueError(
                 f"template must have {_FACT} once, where the fact goes; got {self.template!r}"
             )
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """Scoring, of prompts with a fact of their own length before them; nothing is planned."""
+        demonstrations = len("".join(self.demonstrations)) // _LETTERS
+        tokens = 2 * work.tokens + demonstrations
+        return Needs(activations=shape.scoring(work.batch_size, tokens))
 
     @override
     def plan(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.editing.training import Training
+from kn_sweeps.editing.training import Training, training_needs
 from kn_sweeps.edits import State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 
 
@@ -50,6 +51,13 @@ class LocalisedFineTuning(Method):
         for name in ("epochs", "learning_rate", "batch_size", "max_edits"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """Each edit in training takes four matrices, and one until it is scored."""
+        numbers = shape.d_ff * shape.d_model
+        where = {"numbers": numbers, "layers": 1, "first": self.layer, "kept": 4 * numbers}
+        return training_needs(shape, work, self.max_edits, **where)
 
     @override
     def plan(

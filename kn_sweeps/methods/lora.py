@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.editing.training import Training
+from kn_sweeps.editing.training import Training, training_needs
 from kn_sweeps.edits import Edit, LowRank, State, joined
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 from kn_sweeps.seeding import generator
 
@@ -65,6 +66,21 @@ class Lora(Method):
             raise ValueError("layers must name one at least, or be null for all")
         if self.layers is not None and list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers must be some layers in ascending order, got {self.layers}")
+
+    @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """Each edit in training takes four times its adapters, and once until it is scored."""
+        layers = tuple(range(shape.layers)) if self.layers is None else self.layers
+        numbers = len(layers) * self.rank * (shape.d_ff + shape.d_model)
+        return training_needs(
+            shape,
+            work,
+            self.max_edits,
+            numbers=numbers,
+            layers=len(layers),
+            first=layers[0],
+            kept=4 * numbers,
+        )
 
     @override
     def plan(

@@ -18,6 +18,7 @@ from kn_sweeps.edits import Edit, Joint, LowRank, State, finite
 from kn_sweeps.interventions import outputs_replaced
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
+from kn_sweeps.models.memory import Needs, Shape, Work
 from kn_sweeps.plans import Plan
 from kn_sweeps.progress.counting import counted
 
@@ -60,6 +61,26 @@ class UltraEdit(Method):
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
     @override
+    def needs(self, shape: Shape, work: Work) -> Needs:
+        """One pass with gradients; of every place a key and a gradient a layer, in double."""
+        layers = self.edited(shape.layers)
+        rows = min(work.batch_size, work.cases)
+        width = len(layers) * (shape.d_ff + shape.d_model)
+        changes = len(layers) * rows * work.tokens * shape.d_model * shape.number
+        return Needs(
+            activations=shape.kept(rows, work.tokens, 0, shape.layers - layers[0])
+            + shape.logits(rows, 3)
+            + 2 * changes
+            + 2 * 8 * work.cases * width,
+            statistics=2 * 8 * width,
+            edits=4 * work.cases * width,
+        )
+
+    def edited(self, count: int) -> tuple[int, ...]:
+        """Which of a model's layers are."""
+        return self.layers or tuple(range(count // 2, count))
+
+    @override
     def plan(
         self,
         lm: LanguageModel,
@@ -81,7 +102,7 @@ class UltraEdit(Method):
                 "regime=batch with two edits a batch or more, or regime=sequential (together=True "
                 "in Python)"
             )
-        layers = self.layers or tuple(range(lm.architecture.layers // 2, lm.architecture.layers))
+        layers = self.edited(lm.architecture.layers)
         for layer in layers:
             lm.architecture.check_layer(layer)
         requests, failed = requests_of(

@@ -39,6 +39,14 @@ def test_a_model_that_is_here_is_counted_by_its_config(capsys: pytest.CaptureFix
     assert all(float(row[-1]) > float(row[3]) for row in found)
 
 
+def test_every_method_says_what_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model=llama_2_7b"]) == 0
+    out, errors = capsys.readouterr()
+    assert "left out" not in errors
+    methods = {path.stem for path in (CONF / "method").glob("*.yaml")}
+    assert {row[1] for row in rows(out)} == methods
+
+
 def test_a_table_for_docs_has_a_line_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--markdown", "model=tiny_gpt2", "method=none,memit"]) == 0
     head, _, line = capsys.readouterr().out.splitlines()
