@@ -24,11 +24,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kn_sweeps.cases import Query
 from kn_sweeps.models.architecture import Architecture
 from kn_sweeps.models.chat import as_asked, check_template
-from kn_sweeps.models.devices import is_dispatched, settle_at_home
-from kn_sweeps.models.memory import Shape, free_memory, shape_of, shape_of_config
+from kn_sweeps.models.devices import settle_at_home
+from kn_sweeps.models.memory import Shape, free_memory, shape_of
 from kn_sweeps.models.precision import at_least_float32
 from kn_sweeps.models.probing import architectures_of, settle
-from kn_sweeps.models.quantized import quantization_of
 from kn_sweeps.models.tokenization import Encoded, UnscorableError, encode, encode_open
 from kn_sweeps.showing.sheets import Sheet, Shown
 
@@ -197,11 +196,6 @@ class LanguageModel(Shown):
     @cached_property
     def shape(self) -> Shape:
         """What decides how much memory it needs."""
-        kept = quantization_of(self.model)
-        if is_dispatched(self.model) or kept is not None:
-            dtype = str(self.model.dtype).removeprefix("torch.")
-            config = self.model.config.to_dict()
-            return shape_of_config(config, dtype, kept)  # type: ignore[arg-type]
         return shape_of(self.model, self.architecture)
 
     def fitting(self, rows: int, each: int = 0) -> int:

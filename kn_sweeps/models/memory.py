@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kn_sweeps.models.quantized import Quantization, bytes_of
+from kn_sweeps.models.devices import is_dispatched
+from kn_sweeps.models.quantized import Quantization, bytes_of, quantization_of
 
 # What a config needs is counted without the model libraries being imported before.
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ def in_all(shape: Shape, needs: Needs, work: Work) -> dict[str, int]:
 
 def shape_of(model: PreTrainedModel, architecture: Architecture) -> Shape:
     """Count a model's weights and what its blocks keep; it may be on the `meta` device."""
-    config = model.config
+    kept, config = quantization_of(model), model.config
+    if is_dispatched(model) or kept is not None:
+        dtype: Any = str(model.dtype).removeprefix("torch.")
+        return shape_of_config(config.to_dict(), dtype, kept)
     every = [*model.parameters(), *model.buffers()]
     heads = int(getattr(config, "num_attention_heads", 1))
     width = int(getattr(config, "head_dim", None) or architecture.d_model // heads)

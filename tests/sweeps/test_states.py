@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -17,14 +16,11 @@ import pytest
 
 from kn_sweeps.commands import status
 from kn_sweeps.evaluation import regimes
-from kn_sweeps.evaluation.regimes import Steps
 from kn_sweeps.methods.none import NoEdit
 from kn_sweeps.progress import saving
 from kn_sweeps.records import files
 from kn_sweeps.records import status as progress
 from kn_sweeps.records.chunks import Chunks
-from kn_sweeps.records.files import LockError, held, holder, is_held, write_text
-from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import launch_id
 from kn_sweeps.run import run
 from kn_sweeps.sweeps import slurm, submit, task
@@ -295,54 +291,6 @@ def test_results_that_others_may_write_are_refused_unless_told(
             launch(configs("seed=2"), Local(), LaunchConfig())
 
 
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_files_keep_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
-    before = os.umask(mask)
-    try:
-        write_text(tmp_path / "x", "text")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
-
-
-def test_a_lock_says_who_holds_it_and_what_to_do_where_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = tmp_path / ".lock"
-    with held(lock):
-        assert is_held(lock)
-        known = holder(lock)
-        assert known is not None
-        assert known[0] == os.getpid()
-        directory = RunDirectory(tmp_path)
-        with pytest.raises(ValueError, match=rf"process {os.getpid()} on .* delete that file"):  # noqa: SIM117
-            with directory.opened():
-                pass
-    assert holder(lock) is None
-
-    def refuse(*_: Any) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
-    with pytest.raises(LockError, match="refuses to lock it .*put results_dir on"):  # noqa: SIM117
-        with held(lock):
-            pass
-
-
-def test_another_user_is_told_that_he_cannot_see(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock = tmp_path / ".lock"
-    lock.touch()
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(LockError, match="nothing tells whether a process is at work"):
-        is_held(lock)
-
-
 def test_a_limit_that_lets_nothing_finish_is_said_after_the_first_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,24 +314,6 @@ def test_a_limit_that_lets_nothing_finish_is_said_after_the_first_restart(
     saving.kept()
     task._after("timed out", runs, made)
     assert len(requeued) == 3
-
-
-def test_steps_grow_and_are_cut_where_they_would_take_too_long() -> None:
-    def cut(seconds_a_case: float) -> list[int]:
-        steps = Steps(str, list(range(60)), "single", None, step_s=100)  # type: ignore[arg-type]
-        sizes: list[int] = []
-        last = None
-        while steps:
-            step = steps.take(steps.size(len(sizes), last, None))
-            sizes.append(len(step))
-            last = {"cases": len(step), "seconds": seconds_a_case * len(step)}
-        assert sum(sizes) == 60
-        return sizes
-
-    assert cut(1) == [1, 4, 16, 16, 16, 7]
-    assert cut(100 / 16) == cut(1)
-    assert cut(10) == [1, 4, *[8] * 6, 7]
-    assert cut(1000) == [1] * 60
 
 
 def test_nodes_take_the_code_of_the_project_that_launches(monkeypatch: pytest.MonkeyPatch) -> None:
