@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -46,6 +47,14 @@ class Architecture:
         Raises:
             ValueError: If the family is unknown, or a path or shape does not hold.
         """
+        quantizer: Any = getattr(model, "hf_quantizer", None)
+        if quantizer is not None:
+            method = quantizer.quantization_config.quant_method
+            raise ValueError(
+                f"its weights are quantised by {getattr(method, 'value', method)}, and what "
+                "neurons write is read from weights: load it with quantization='8bit' or '4bit' of "
+                "kn.load (model.quantization), whose weights can be read"
+            )
         self._model = model
         self.model_type = str(model.config.model_type)
         self._family = family_of(self.model_type) if family is None else family

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+import kn_sweeps as kn
 from kn_sweeps.attribution.integrated_gradients import integrated_gradients
 from kn_sweeps.attribution.quadrature import Quadrature
 from kn_sweeps.commands.memory import rows_of
@@ -135,6 +137,15 @@ def test_where_it_has_nothing_to_do_it_is_refused(tmp_path: Path) -> None:
     model = Pretrained(label="x", name=str(tmp_path), quantization="8bit")
     with pytest.raises(ValueError, match=r"no weights that model\.quantization=8bit is for"):
         model.load(CPU, "float32")
+
+
+def test_what_others_quantised_is_refused_with_what_to_do() -> None:
+    model = copy.deepcopy(random_lm("llama").model)
+    model.hf_quantizer = SimpleNamespace(
+        quantization_config=SimpleNamespace(quant_method="bitsandbytes")
+    )
+    with pytest.raises(ValueError, match=r"by bitsandbytes, .*model\.quantization"):
+        kn.LanguageModel(model, random_lm("llama").tokenizer)
 
 
 def test_what_is_not_meant_is_refused_at_once() -> None:
