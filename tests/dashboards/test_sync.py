@@ -213,7 +213,7 @@ def test_a_server_that_is_not_there_does_not_cost_its_time_for_every_run(
     assert len(errors.splitlines()) == 40
     assert "not tried, as others failed: " in errors
     assert errors.count("connection refused") == 40
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100
 
 
 def test_watching_follows_a_run_to_its_end_through_an_outage(
@@ -241,7 +241,7 @@ def test_watching_follows_a_run_to_its_end_through_an_outage(
 
 
 def _until(true: object) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     while not true():  # type: ignore[operator]
         assert time.monotonic() < until
         time.sleep(0.05)
