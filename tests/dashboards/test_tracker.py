@@ -16,6 +16,7 @@ import kn_sweeps.evaluation.steps as steps_module
 from kn_sweeps.dashboards import following
 from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.run import run
+from tests import forked
 from tests.dashboards.runs import assert_complete
 from tests.servers.wandb import WandbServer
 from tests.test_config import composed
@@ -35,14 +36,10 @@ def launched(
     home.mkdir(exist_ok=True)
     own = {name: value for name, value in os.environ.items() if name != "KN_SWEEPS_DATA"}
     began = time.monotonic()
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, str(ROOT / "launch.py"), *QUICK, f"results_dir={results}", *overrides],
-        env=own | server.environment(str(home)) | {"PYTHONPATH": str(ROOT)},
         cwd=results.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        env=own | server.environment(str(home)) | {"PYTHONPATH": str(ROOT)},
     )
     return done, time.monotonic() - began
 

@@ -20,6 +20,7 @@ import pytest
 from kn_sweeps.commands import dashboard
 from kn_sweeps.dashboards.publisher import Publisher
 from kn_sweeps.records.files import held
+from tests import forked
 from tests.dashboards.runs import estimate, finish, progress, write_run
 
 if find_spec("trackio") is None:  # not imported here: it reads its folder when it is
@@ -176,14 +177,10 @@ def _until(true: Callable[[], bool]) -> None:
 
 def test_runs_of_a_config_that_names_it_are_there_when_the_command_ends(sweep: Path) -> None:
     quick = ("dataset=pararel", "dataset.relations=[P36]", "limit=2", "method=none")
-    launched = subprocess.run(
+    launched = forked.run(
         [sys.executable, str(ROOT / "launch.py"), *quick, "tracker=trackio", "sweep=oaks", LATE],
-        env=_environment(sweep),
         cwd=sweep.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        env=_environment(sweep),
     )
     assert (launched.returncode, "Trackio" in launched.stderr) == (0, False), launched.stderr
     (lines,) = _stored(sweep, "kn_sweeps").values()

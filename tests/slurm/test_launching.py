@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kn_sweeps.sweeps.record import launches
+from tests import forked
 from tests.slurm.sweeps import ROOT, SLOW, Sweep, under_way
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -18,14 +20,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 def test_two_launches_at_once_compute_every_run_once(sweep: Sweep) -> None:
     command = sweep.command("+method.how=quick", "seed=0,1,2", "runs_per_task=1", "wait=true")
+    files = [sweep.folder / f"said{n}" for n in range(2)]
     both = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=sweep.environment(), text=True, stderr=subprocess.PIPE
-        )
-        for _ in range(2)
+        forked.Popen(command, ROOT, sweep.environment(), (os.devnull, str(file))) for file in files
     ]
-    said = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    codes = [process.wait(300) for process in both]
+    said = [file.read_text() for file in files]
+    assert codes == [0, 0], said
     assert sum("3 to do" in one for one in said) == 1, said
     sweep.until_over()
     assert sweep.counts() == {"done": 3}
@@ -37,14 +38,8 @@ def test_what_waits_is_not_changed_by_an_edit_of_the_configs(sweep: Sweep) -> No
     shutil.copytree(ROOT / "conf", conf)
     hold = "+hydra.launcher.additional_parameters.hold=true"
     command = sweep.command("+method.how=quick", "seed=0", hold)
-    done = subprocess.run(
-        [*command[:2], "--config-path", str(conf), *command[2:]],
-        cwd=ROOT,
-        env=sweep.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command[2:2] = ["--config-path", str(conf)]
+    done = forked.run(command, ROOT, sweep.environment())
     assert done.returncode == 0, done.stderr
     (job,) = launches(sweep.path)[0].jobs()
     for path in conf.rglob("*.yaml"):
@@ -120,14 +115,7 @@ def test_what_cannot_begin_on_a_node_has_failed_and_says_why(sweep: Sweep) -> No
     )
 
     def launch(*more: str) -> str:
-        done = subprocess.run(
-            sweep.command(*held, *more),
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = forked.run(sweep.command(*held, *more), ROOT, environment)
         assert done.returncode == 0, done.stderr
         return launches(sweep.path)[-1].jobs()[0]
 
