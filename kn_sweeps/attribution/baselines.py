@@ -103,7 +103,8 @@ def atp_star(
 
     Where the effect that a neuron has directly and the one it has through a later layer cancel,
     their gradients do too, and `atp` takes a neuron for nothing that matters. Here each layer's
-    attention and MLP are a constant in turn; a neuron's own layer counts for nothing.
+    attention and MLP are a constant in turn; a neuron's own layer counts for nothing. A score has
+    the sign of their sum: neurons that speak for an answer are sought, not against it.
 
     Args:
         lm: The model.
@@ -115,8 +116,8 @@ def atp_star(
     Raises:
         ValueError: If targets are not read at as many places.
 
-    Source: Kramar et al. (2024), section 3.2. The rest of AtP*, which computes attention patterns
-    anew, is about queries and keys, not neurons.
+    Source: Kramar et al. (2024), section 3.2, whose scores have no sign. The rest of AtP*, which
+    computes attention patterns anew, is about queries and keys, not neurons.
     """
     layers = range(lm.architecture.layers)
     change = _by_gradient(lambda a: a)
@@ -128,11 +129,9 @@ def atp_star(
             # What a layer puts out is replaced behind where its own gradient is cut.
             one.scores[layer] = 0
         dropped.append(found)
-    others = max(1, len(layers) - 1)
-    return [
-        replace(each[0], scores=torch.stack([one.scores.abs() for one in each]).sum(0) / others)
-        for each in zip(*dropped, strict=True)
-    ]
+    every = [torch.stack([one.scores for one in each]) for each in zip(*dropped, strict=True)]
+    means = [x.sum(0).sign() * x.abs().sum(0) / max(1, len(layers) - 1) for x in every]
+    return [replace(one, scores=mean) for one, mean in zip(dropped[0], means, strict=True)]
 
 
 def neurgrad(

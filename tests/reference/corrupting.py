@@ -6,7 +6,8 @@ clean and of the corrupted prompt; all else is the clean prompt's.
 
 Source: attribution patching (Nanda 2023) is alpha = 1; Hanna et al. 2024, "Have Faith in
 Faithfulness", the mean over alpha = k/m, k = 1 .. m; GradDrop (Kramar et al. 2024, AtP*, section
-3.2) the mean of alpha = 1's absolute values over gradients that do not pass one other layer.
+3.2) the mean of alpha = 1's absolute values over gradients that do not pass one other layer, here
+with the sign of their sum.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,13 +60,12 @@ def dropped(
     corrupt: Sequence[Row],
 ) -> Tensor:
     """GradDrop's scores of one layer's neurons; `layers` are attentions' and MLPs' projections."""
-    total = 0.0
+    found = []
     for other, modules in enumerate(layers):
         if other != layer:
             with _constant(modules):
-                one = scores(model, layers[layer][1], clean, corrupt, [1.0])
-            total = total + one.abs()
-    return torch.as_tensor(total) / (len(layers) - 1)
+                found.append(scores(model, layers[layer][1], clean, corrupt, [1.0]))
+    return sum(found).sign() * sum(one.abs() for one in found) / len(found)  # type: ignore[union-attr]
 
 
 @contextmanager
