@@ -126,7 +126,7 @@ class Faithfulness:
         if alone:
             log.warning(
                 "faithfulness without %s for %d of %d cases, such as: %s",
-                *(" and ".join(kinds), len(alone), len(cases), next(iter(alone.values()))),
+                *(", ".join(kinds), len(alone), len(cases), next(iter(alone.values()))),
             )
         return set(alone)
 

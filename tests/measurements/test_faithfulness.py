@@ -76,7 +76,7 @@ def test_who_has_nothing_to_be_compared_with_has_the_other_attributions(
     found = pd.DataFrame(settings.begin(causal_lm, cases, 0)(cases, NOTHING, []))
     assert set(found[found["attribution"] == "atp"]["case"]) == {"a", "b"}
     assert set(found[found["attribution"] == "grad_x_act"]["case"]) == {"a", "b", "c"}
-    assert "without atp and qrnca for 1 of 3 cases" in caplog.text
+    assert "without atp, qrnca for 1 of 3 cases" in caplog.text
 
 
 def test_logits_are_compared_and_probabilities_read(causal_lm: LanguageModel) -> None:
