@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kn_sweeps.cases import Query
 from kn_sweeps.models.language_model import InputRow, LanguageModel
@@ -16,7 +17,7 @@ Encode = Callable[[Query, str, str], Encoded]
 def encoder(lm: LanguageModel, measure: str) -> Encode:
     """How what is attributed is encoded: the rival counts where logits are compared."""
     if measure == "logit_difference":
-        return lambda query, target, rival: contrasted(lm, query, target, rival)
+        return partial(contrasted, lm)
     return lambda query, target, _rival: lm.encode(query, target)
 
 

@@ -46,8 +46,7 @@ class Freezing:
 
         def keep(module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             self._outputs[module] = output.detach()
-            # A leaf of its own: what is frozen has a gradient, but passes none on.
-            return output.detach().requires_grad_(output.requires_grad)
+            return _cut(output)
 
         with self._hooked(keep):
             yield
@@ -78,12 +77,12 @@ class Freezing:
 @contextmanager
 def without_gradients(lm: LanguageModel, layer: int) -> Iterator[None]:
     """Let what a layer's attention and MLP put out be constant to gradients; values stay."""
-
-    def cut(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        # A leaf of its own: it may have a gradient, but passes none on.
-        return output.detach().requires_grad_(output.requires_grad)
-
     with Hooks() as hooks:
         for module in (lm.architecture.attention_output(layer), lm.architecture.mlp_output(layer)):
-            hooks.on_output(module, cut)
+            hooks.on_output(module, lambda _module, _args, output: _cut(output))
         yield
+
+
+def _cut(output: Tensor) -> Tensor:
+    """The same as a leaf of its own: it may have a gradient, but passes none on."""
+    return output.detach().requires_grad_(output.requires_grad)

@@ -46,6 +46,14 @@ def training_needs(
     return Needs(activations=4 * edits * numbers * wide + rows + read, edits=work.cases * kept)
 
 
+def weights_needs(shape: Shape, work: Work, size: int, layer: int) -> Needs:
+    """What `Training.of_weights` needs: four matrices an edit, and one until it is scored."""
+    numbers = shape.d_ff * shape.d_model
+    return training_needs(
+        shape, work, size, numbers=numbers, layers=1, first=layer, kept=4 * numbers
+    )
+
+
 T = TypeVar("T")
 _ENOUGH = 1e-2
 """Where a loss is low enough, in nats a token."""

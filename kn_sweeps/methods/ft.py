@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from kn_sweeps.cases import Case
-from kn_sweeps.editing.training import Training, training_needs
+from kn_sweeps.editing.training import Training, weights_needs
 from kn_sweeps.edits import State
 from kn_sweeps.methods.base import Method
 from kn_sweeps.models.language_model import LanguageModel
@@ -58,9 +58,7 @@ class FineTuning(Method):
     @override
     def needs(self, shape: Shape, work: Work) -> Needs:
         """Each edit in training takes four matrices, and one until it is scored."""
-        numbers = shape.d_ff * shape.d_model
-        where = {"numbers": numbers, "layers": 1, "first": self.layer, "kept": 4 * numbers}
-        return training_needs(shape, work, self.max_edits, **where)
+        return weights_needs(shape, work, self.max_edits, self.layer)
 
     @override
     def plan(

@@ -36,7 +36,8 @@ class _Kept(nn.Linear):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        return _multiplied(x, self)
+        found: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Eight(_Kept):
@@ -68,11 +69,6 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.module.weight, None
-
-
-def _multiplied(x: Tensor, module: _Kept) -> Tensor:
-    found: Tensor = _Product.apply(x, module)  # type: ignore[no-untyped-call]
-    return found
 
 
 @torch.no_grad()

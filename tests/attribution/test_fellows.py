@@ -19,8 +19,8 @@ from kn_sweeps.cases import Case, Probe, Query, Task, with_fellows
 from kn_sweeps.methods.kn import KnowledgeNeurons
 from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.tokenization import Encoded
+from tests.attribution.rows import reference_rows
 from tests.reference import corrupting as reference
-from tests.reference.reading import Row, causal_rows, masked_rows
 
 CLEAN = [
     (Query("The capital of France is ", " ."), "New Delhi"),
@@ -30,15 +30,6 @@ OTHER = [
     (Query("a b The capital of Peru is ", " ."), "New Delhi"),
     (Query("Bob sees ", " cats ."), "these"),
 ]
-
-
-def _rows(lm: LanguageModel, encoded: Encoded) -> list[Row]:
-    if lm.kind == "causal":
-        return causal_rows(torch.tensor([encoded.prompt_ids]), encoded.target_ids)
-    ids = torch.tensor([encoded.ids])
-    positions = list(range(*encoded.target))
-    ids[0, positions] = lm.tokenizer.mask_token_id
-    return masked_rows(ids, positions, encoded.target_ids)
 
 
 def _both(lm: LanguageModel) -> tuple[list[Encoded], list[Encoded]]:
@@ -53,7 +44,7 @@ def test_they_are_those_of_plain_loops_together_and_alone(some_lm: LanguageModel
     fixed = Quadrature("riemann", 3)
     paths = integrated_gradients(some_lm, clean, fixed, baselines=other)
     for n, (one, against) in enumerate(zip(clean, other, strict=True)):
-        rows = _rows(some_lm, one), _rows(some_lm, against)
+        rows = reference_rows(some_lm, one), reference_rows(some_lm, against)
         for layer, projection in enumerate(projections):
             for found, alphas in ((patched, [1.0]), (paths, [1 / 3, 2 / 3, 1.0])):
                 expected = reference.scores(some_lm.model, projection, *rows, alphas)
@@ -72,8 +63,8 @@ def test_paths_between_prompts_are_complete(some_lm: LanguageModel) -> None:
             without = reference.patched(
                 some_lm.model,
                 some_lm.architecture.mlp_output(layer),
-                _rows(some_lm, clean[n]),
-                _rows(some_lm, other[n]),
+                reference_rows(some_lm, clean[n]),
+                reference_rows(some_lm, other[n]),
             )
             assert float(found.without[layer]) == pytest.approx(without, rel=1e-6)
             total = float(found.scores[layer].double().sum())
@@ -88,7 +79,7 @@ def test_gradients_that_pass_all_layers_but_one_are_those_of_plain_loops(
     layers = [(has.attention_output(n), has.mlp_output(n)) for n in range(has.layers)]
     together = atp_star(some_lm, clean, other)
     for n, (one, against) in enumerate(zip(clean, other, strict=True)):
-        rows = _rows(some_lm, one), _rows(some_lm, against)
+        rows = reference_rows(some_lm, one), reference_rows(some_lm, against)
         for layer in range(has.layers):
             expected = reference.dropped(some_lm.model, layers, layer, *rows)
             found = together[n].scores[layer]

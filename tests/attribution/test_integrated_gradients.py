@@ -28,9 +28,9 @@ from kn_sweeps.models.language_model import LanguageModel
 from kn_sweeps.models.precision import in_double
 from kn_sweeps.models.stepping import CannotStepError
 from kn_sweeps.models.tokenization import Encoded
+from tests.attribution.rows import reference_rows
 from tests.reference import gradients
 from tests.reference import integrated_gradients as reference
-from tests.reference.reading import Row, causal_rows, masked_rows
 
 ONE = (Query("The capital of France is ", ".", (15, 21)), "Paris")
 TWO = (Query("The capital of India is ", " ."), "New Delhi")
@@ -41,16 +41,6 @@ TOL = Quadrature().tol
 
 def _encoded(lm: LanguageModel) -> list[Encoded]:
     return [lm.encode(*question) for question in (ONE, TWO, SHORT)]
-
-
-def _reference_rows(lm: LanguageModel, query: Query, target: str) -> list[Row]:
-    encoded = lm.encode(query, target)
-    if lm.kind == "causal":
-        return causal_rows(torch.tensor([encoded.prompt_ids]), encoded.target_ids)
-    ids = torch.tensor([encoded.ids])
-    positions = list(range(*encoded.target))
-    ids[0, positions] = lm.tokenizer.mask_token_id
-    return masked_rows(ids, positions, encoded.target_ids)
 
 
 def _projections(lm: LanguageModel) -> list[torch.nn.Module]:
@@ -83,7 +73,7 @@ def test_every_layer_is_complete(unlike_lm: LanguageModel, query: Query, target:
     sums = (result.scores.sum(-1) - (result.value - result.without)).abs()
     assert (sums <= TOL * change + 1e-7)[sure].all()
     assert (result.error <= TOL)[sure].all()
-    rows = _reference_rows(unlike_lm, query, target)
+    rows = reference_rows(unlike_lm, unlike_lm.encode(query, target))
     for layer in range(unlike_lm.architecture.layers):
         at = [
             reference.probability_at(unlike_lm.model, _projections(unlike_lm), layer, rows, alpha)
@@ -100,7 +90,10 @@ def test_riemann_equals_the_reference_with_the_same_steps(
     prompt = some_lm.encode(query, target)
     (found,) = integrated_gradients(some_lm, [prompt], Quadrature("riemann", 20))
     expected = reference.knowledge_neurons_reference(
-        some_lm.model, _projections(some_lm), _reference_rows(some_lm, query, target), steps=20
+        some_lm.model,
+        _projections(some_lm),
+        reference_rows(some_lm, some_lm.encode(query, target)),
+        steps=20,
     )
     torch.testing.assert_close(found.scores, expected.float(), atol=1e-7, rtol=1e-4)
 
@@ -109,7 +102,7 @@ def test_riemann_equals_the_reference_with_the_same_steps(
 def test_the_reference_converges_to_it(some_lm: LanguageModel, query: Query, target: str) -> None:
     prompt = some_lm.encode(query, target)
     found = integrated_gradients(some_lm, [prompt], Quadrature(tol=1e-6))[0].scores
-    rows = _reference_rows(some_lm, query, target)
+    rows = reference_rows(some_lm, some_lm.encode(query, target))
     errors = []
     for steps in (5, 20, 80):
         expected = torch.stack(
@@ -312,7 +305,7 @@ def test_the_baselines_are_what_they_say(unlike_lm: LanguageModel) -> None:
 
 def test_scores_by_gradient_are_those_of_a_plain_backward_pass(some_lm: LanguageModel) -> None:
     for question in QUERIES:
-        prompt, rows = some_lm.encode(*question), _reference_rows(some_lm, *question)
+        prompt, rows = some_lm.encode(*question), reference_rows(some_lm, some_lm.encode(*question))
         for how, weight in (
             (grad_x_act, lambda a: a),
             (neurgrad, lambda a: 1.0 if a > 0 else -1.0),
