@@ -56,3 +56,21 @@ def test_a_norm_that_is_not_the_heads_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lens, "final_norm", lambda _: other)
     with pytest.raises(ValueError, match="not its last MLP's sum behind LlamaRMSNorm alone"):
         lens.log_prob_increase(lm, [lm.encode(Query("The capital of France is "), "Paris")])
+
+
+def test_a_head_that_is_not_linear_is_refused() -> None:
+    lm = random_lm("llama")
+    lm.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: (9 * logits).tanh())
+    with pytest.raises(ValueError, match="its head is not linear"):
+        log_prob_increase(lm, [lm.encode(*PROMPTS[0])])
+
+
+def test_what_exp_cannot_hold_is_finite_all_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logs = torch.randn(9, generator=generator).log_softmax(-1)
+    moves = torch.randn(4, 9, generator=generator)
+    amounts = torch.tensor([0.1, -500, 500, 2])
+    wide = (logs.double() + moves.double() * amounts.double()[:, None]).log_softmax(-1)
+    expected = (wide[:, 3] - logs.double()[3]).float()
+    found = lens._increase(moves, amounts, logs, torch.tensor(3))
+    torch.testing.assert_close(found, expected)
