@@ -44,6 +44,10 @@ class Popen:
         assert self._process.pid is not None
         self.pid = self._process.pid
 
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, or minus the signal that ended it; TimeoutExpired after some seconds."""
         self._process.join(timeout)

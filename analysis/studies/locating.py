@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from kn_sweeps.metrics.catalogue import quantity
-from kn_sweeps.metrics.faithfulness import NAME, Faithfulness, shares
+from kn_sweeps.metrics.faithfulness import NAME, Faithfulness, heights, shares
 
 from ..runs import Run, about
 from .drawing import COLOURS, GREY, MARKERS, PAGE, Drawing, by_setting, dataset_name, dots, legend
@@ -63,9 +63,10 @@ def _curves(run: Run) -> pd.DataFrame:
     """A row an attribution, curve and k: the share of the answer's probability."""
     tables = []
     for kind, records in run.results.measurements[NAME].groupby("attribution", sort=False):
+        probabilities = heights(records)
         everyone = np.ones((1, records["case"].nunique()))
         for curve in TITLES:
-            ks, found = shares(records, curve, everyone)
+            ks, found = shares(probabilities, curve, everyone)
             given = {"attribution": kind, "curve": curve, "k": ks.astype(int), "share": found[0]}
             tables.append(pd.DataFrame({**about(run), **given, "cases": everyone.size}))
     return pd.concat(tables, ignore_index=True)

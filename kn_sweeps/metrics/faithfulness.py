@@ -31,11 +31,21 @@ def areas(ks: FloatArray, curves: FloatArray) -> FloatArray:
     return found
 
 
-def shares(records: pd.DataFrame, curve: str, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+def heights(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """By curve, the probabilities of one attribution's records: a case a row, a k a column."""
+    return {
+        str(curve): rows.pivot_table(index="case", columns="k", values="probability").sort_index()
+        for curve, rows in records.groupby("curve")
+    }
+
+
+def shares(
+    tables: dict[str, pd.DataFrame], curve: str, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """How much of the answer's probability is there at each k, of weighted cases.
 
     Args:
-        records: Those of one attribution.
+        tables: The `heights` of one attribution.
         curve: `suppressed`, as a share of the probability with no neuron at 0; or `kept`, as a
             share of what all neurons add to the probability with none.
         weights: How often each case is drawn, shape (resamples, cases), in the order of their ids.
@@ -43,10 +53,6 @@ def shares(records: pd.DataFrame, curve: str, weights: FloatArray) -> tuple[Floa
     Returns:
         All k but 0, and the shares, (resamples, ks). NaN where there is nothing to have a share of.
     """
-    tables = {
-        name: rows.pivot_table(index="case", columns="k", values="probability").sort_index()
-        for name, rows in records.groupby("curve")
-    }
     table = tables[curve]
     totals: FloatArray = weights @ table.to_numpy(np.float64)
     clean = weights @ tables["suppressed"][0].to_numpy(np.float64)
@@ -113,10 +119,11 @@ class Faithfulness(Metric):
         estimates: dict[str, Estimate] = {}
         for kind, rows in records.groupby("attribution", sort=False):
             once = rows.drop_duplicates("case")
+            tables = heights(rows)
             estimates |= {
-                f"{NAME}_kept_{kind}": self._area(rows, "kept"),
-                f"{NAME}_distance_{kind}": self._area(rows, "kept", distance=True),
-                f"{NAME}_suppressed_{kind}": self._area(rows, "suppressed", distance=True),
+                f"{NAME}_kept_{kind}": self._area(tables, "kept"),
+                f"{NAME}_distance_{kind}": self._area(tables, "kept", distance=True),
+                f"{NAME}_suppressed_{kind}": self._area(tables, "suppressed", distance=True),
                 f"{NAME}_correlation_{kind}": self._mean(once["correlation"], once["case"]),
                 f"{NAME}_overlap_{kind}": self._mean(once["overlap"], once["case"]),
                 f"{NAME}_passes_{kind}": self._mean(
@@ -125,15 +132,17 @@ class Faithfulness(Metric):
             }
         return estimates
 
-    def _area(self, records: pd.DataFrame, curve: str, *, distance: bool = False) -> Estimate:
+    def _area(
+        self, tables: dict[str, pd.DataFrame], curve: str, *, distance: bool = False
+    ) -> Estimate:
         """The area under a curve, or between it and 1."""
 
         def statistic(weights: FloatArray) -> FloatArray:
-            ks, found = shares(records, curve, weights)
+            ks, found = shares(tables, curve, weights)
             away = np.abs(1 - found) if curve == "kept" else 1 - found
             return areas(ks, away if distance else found)
 
-        names = sorted(records["case"].unique())
+        names = tables[curve].index
         if not np.isfinite(statistic(np.ones((1, len(names))))).all():
             return Estimate(None, None, None, 0)
         return self.bootstrap.estimate(statistic, names, len(names))

@@ -43,14 +43,14 @@ OWN: dict[str, tuple[str, ...]] = {
     "suppress_number_neuron": (),
     "cooccurrence": ("limit=12",),
     "localisation": ("limit=2",),
-    "categorical": ("limit=2",),
-    "causal_tracing": ("measurement.tracing.samples=2", "measurement.tracing.window=2"),
-    "locating": ("limit=2",),
-    "paths": ("limit=2",),
-    "rome_syntax": (),
-    "symmetry": (),
-    "synonymy": (),
-    "generalisation": ("dataset=agreement", "dataset.elsewhere=2"),
+    "categorical": ("limit=1",),
+    "causal_tracing": ("limit=2", "measurement.tracing.samples=2", "measurement.tracing.window=2"),
+    "locating": ("limit=1",),
+    "paths": ("limit=1",),
+    "rome_syntax": ("limit=2",),
+    "symmetry": ("limit=2",),
+    "synonymy": ("limit=2",),
+    "generalisation": ("limit=1", "dataset=agreement", "dataset.elsewhere=2"),
     "lifelong": (
         *("dataset.relations=[P36]", "limit=2", "edits_per_batch=1", "evaluate_every=[1,2]"),
     ),
@@ -219,7 +219,8 @@ def test_a_broken_study_costs_no_other_and_is_said(
 
 def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
-        quick = (*QUICK[:1], "limit=1", f"seed={seed}", "model=tiny_gpt2")
+        some = ("dataset=pararel", "dataset.relations=[P36,P140]", "limit=1")
+        quick = (*QUICK[:1], *some, f"seed={seed}", "model=tiny_gpt2")
         for config in launched("categorical", *quick, f"results_dir={tmp_path}"):
             run(config)
     names = {path.stem for path in draw(tmp_path / "categorical")}

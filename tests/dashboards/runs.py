@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from kn_sweeps.dashboards.reading import EXAMPLE_COLUMNS, PARTS
 from kn_sweeps.records.history import read_history
 from kn_sweeps.records.integrity import read_sealed
+from tests import forked
 from tests.servers.wandb import Run, WandbServer
 
 WANDB = {
@@ -91,18 +93,16 @@ class Syncing:
         home.mkdir(exist_ok=True)
         environment = {**os.environ, **server.environment(str(home)), "TMPDIR": str(home)}
         self.home = home
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "kn_sweeps.commands.sync", str(sweep), *arguments],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        said = tempfile.mkdtemp(dir=home)
+        self._said = (f"{said}/out", f"{said}/errors")
+        command = [sys.executable, "-m", "kn_sweeps.commands.sync", str(sweep), *arguments]
+        self.process = forked.Popen(command, Path.cwd(), environment, self._said)
 
     def ends(self) -> tuple[int, str, str]:
         """Its exit code, and what it said."""
-        out, errors = self.process.communicate(timeout=120)
-        return self.process.returncode, out, errors
+        code = self.process.wait(timeout=120)
+        out, errors = (Path(one).read_text(encoding="utf-8") for one in self._said)
+        return code, out, errors
 
     def kill(self) -> None:
         """End it and its workers as hard as it gets."""
@@ -111,7 +111,7 @@ class Syncing:
         for process in (self.process.pid, *map(int, children.stdout.split())):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
 
 
 def sync(
