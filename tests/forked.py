@@ -95,5 +95,5 @@ def _do(
             sys.argv = [*command]
             runpy.run_path(command[0], run_name="__main__")
     finally:  # a fork ends without what an interpreter does when it ends
-        threading._shutdown()
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

@@ -99,13 +99,14 @@ def _increase(
     probabilities = logs.exp()
     # Few rows at a time stay in the processor's cache.
     size = max(1, _CACHED // len(logs)) if moves.device.type == "cpu" else len(moves)
-    total = torch.cat(
+    # What is added to the sum, which is 1 before: the sum itself would round it away.
+    added = torch.cat(
         [
-            (some * amount[:, None]).exp_() @ probabilities
+            (some * amount[:, None]).expm1_() @ probabilities
             for some, amount in zip(moves.split(size), amounts.split(size), strict=True)
         ]
     )
-    found = moves[:, token] * amounts - total.log()
+    found = moves[:, token] * amounts - added.log1p()
     for n in found.isfinite().logical_not().nonzero()[:, 0].tolist():  # beyond what exp can hold
         found[n] = (logs + moves[n] * amounts[n]).log_softmax(-1)[token] - logs[token]
     return found

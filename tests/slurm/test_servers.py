@@ -47,9 +47,10 @@ def test_a_sweep_from_the_hub_to_wandb_on_nodes_without_network(
 
     subprocess.run(["scontrol", "release", job], check=True)
     _until(lambda: any(one.get("done") for one in _statuses(sweep)))
+    (process,) = {one["where"]["process"] for one in _statuses(sweep)}  # one task has both runs
+    os.kill(process, signal.SIGSTOP)  # it does not end before it is watched
     watching = Syncing(wandb_server, sweep, "--watch=0.3")
-    for one in _statuses(sweep):  # one task has both runs
-        os.kill(one["where"]["process"], signal.SIGKILL)
+    os.kill(process, signal.SIGKILL)
     code, _, errors = watching.ends()
     assert code == 0, errors
     assert {run.state for run in wandb_server.runs.values()} == {"failed"}
