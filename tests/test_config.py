@@ -54,7 +54,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 def _chooses(override: str) -> bool:
     group = override.lstrip("+~").split("=")[0].split("@")[0]
-    return (CONF / group).is_dir()
+    return (CONF / group).is_dir() or group == "hydra.searchpath"
 
 
 @cache

@@ -60,8 +60,8 @@ def test_a_norm_that_is_not_the_heads_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_head_that_is_not_linear_is_refused() -> None:
     lm = random_lm("llama")
-    lm.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: (9 * logits).tanh())
-    with pytest.raises(ValueError, match="its head is not linear"):
+    capped = lm.model.lm_head.register_forward_hook(lambda _m, _x, logits: (9 * logits).tanh())
+    with capped, pytest.raises(ValueError, match="its head is not linear"):
         log_prob_increase(lm, [lm.encode(*PROMPTS[0])])
 
 

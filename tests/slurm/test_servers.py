@@ -19,7 +19,7 @@ from tests.servers.wandb import WandbServer
 from tests.slurm.conftest import Cluster
 from tests.sweeps.test_hub import command, filled
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SWEEP = (
     *("sweep=far", "method=kn,rome", "dataset=blimp", "limit=6", "metric=[reliability]"),
