@@ -11,7 +11,7 @@ neuron's own, whatever the prompt; so that
 
     Imp(l, i) = m_i u_i[w] - log sum over tokens t of p(t | h) exp(m_i u_i[t])
 
-and all prompts share the product that makes u_i, which is nearly all there is to compute.
+and all prompts of a batch share the product with the head that makes u_i.
 
 Source: Yu & Ananiadou (2024), *Neuron-Level Knowledge Attribution in Large Language Models*; that
 the norm's scale is the one at the model's end is from their code.

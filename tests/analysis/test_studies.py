@@ -219,8 +219,7 @@ def test_a_broken_study_costs_no_other_and_is_said(
 
 def test_two_seeds_are_drawn_apart(tmp_path: Path) -> None:
     for seed in (0, 1):
-        some = ("dataset=pararel", "limit=1")
-        quick = (*QUICK[:1], *some, f"seed={seed}", "model=tiny_gpt2")
+        quick = (*QUICK[:1], "dataset=pararel", "limit=1", f"seed={seed}", "model=tiny_gpt2")
         for config in launched("categorical", *quick, f"results_dir={tmp_path}"):
             run(config)
     names = {path.stem for path in draw(tmp_path / "categorical")}

@@ -40,13 +40,8 @@ from tests.test_config import composed
 
 QUICK = (
     *("tracker=none", "attribution_cache_gib=0", "metric=[reliability]", "method=rome"),
-    *(
-        "method.steps=2",
-        "method.contexts=0",
-        "dataset=pararel",
-        "dataset.relations=[P36]",
-        "limit=3",
-    ),
+    *("method.steps=2", "method.contexts=0"),
+    *("dataset=pararel", "dataset.relations=[P36]", "limit=3"),
 )
 
 
