@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "kn_sweeps.run", "kn_sweeps.sweeps.launch"])
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 
 class Popen:

@@ -28,8 +28,10 @@ _FIRST, _TOP = 5, 17
 """Nodes of a panel at first and at most."""
 _FAST = 0.3
 """Doubling a panel's nodes must shrink their effect to this share, else the panel is halved."""
-_HALVINGS = 20
-"""Of the first panel, at most, however sharp the integrand may be near 0."""
+_SHARPEST = 2.0**20
+"""More is taken for this much."""
+_WIDE = 3.0
+"""Width of a first panel in the logarithm of alpha, about."""
 _NEAR = 100
 """How many times the sure floor of rounding a residual may be to count as rounding."""
 _SHARE = 0.2
@@ -77,8 +79,8 @@ class Quadrature:
 
         Args:
             rounding: Relative accuracy to which the integrand is known.
-            sharpness: It may change fast where alpha is below 1 / sharpness: the first panels
-                shrink by halves from 1 to there.
+            sharpness: It may change fast where alpha is below 1 / sharpness, and above with alpha's
+                logarithm.
         """
         if self.rule == "adaptive":
             return _Adaptive(self, rounding, sharpness)
@@ -218,6 +220,11 @@ class _Panel:
 class _Adaptive(PathIntegral):
     """Nested rules on panels: more nodes where that helps fast, halves where it does not.
 
+    Panels are parts of t in [0, 1], with alpha = sinh(T t) / sinh(T) and sinh(T) the sharpness s.
+    What is added to a longer vector or passes a norm changes by directions alone: with
+    alpha / (alpha^2 + s^-2)^(1/2) = tanh(T t), and crosswise with (alpha^2 + s^-2)^(-1/2) dalpha,
+    which is T dt.
+
     Source: the doubly adaptive scheme of Gonnet (2010), *Increasing the Reliability of Adaptive
     Quadrature Using Explicit Interpolants*, with a plainer estimate of the error and with
     completeness as a second one, which is exact.
@@ -228,16 +235,17 @@ class _Adaptive(PathIntegral):
         self._rounding = rounding
         self._before = self._error_before = math.inf
         self._good = False
-        most = min(_HALVINGS, (quadrature.max_nodes - _FIRST) // (_FIRST - 1))
-        halvings = math.frexp(min(max(sharpness, 1.0), 2.0**most))[1] - 1
-        ends = [0.0, *(2.0**-k for k in range(halvings, -1, -1))]
+        # A sharpness of 1 or less, or one that is not a number: alpha is t.
+        self._stretch = math.asinh(min(sharpness, _SHARPEST)) if sharpness > 1 else 0.0
+        most = (quadrature.max_nodes - 1) // (_FIRST - 1)
+        panels = min(max(1, round(self._stretch / _WIDE)), most)
+        ends = [n / panels for n in range(panels + 1)]
         self._pending = [(start, stop, _FIRST) for start, stop in itertools.pairwise(ends)]
         self._panels: list[_Panel] = []
 
     def wanted(self) -> list[float]:
         while self._pending:
-            points = {x for panel in self._pending for x in _points(*panel)}
-            if missing := self._missing(sorted(points)):
+            if missing := self._missing(self._alphas(self._pending)):
                 return missing
             self._panels += [self._panel(*panel) for panel in self._pending]
             self._good = self._finished()
@@ -264,13 +272,29 @@ class _Adaptive(PathIntegral):
         total = sum(panel.error for panel in self._panels)
         return total / length if length > 0 else float(total > 0)
 
+    def _alpha(self, t: float) -> float:
+        # The ends are taken as they are.
+        if t in (0.0, 1.0) or not self._stretch:
+            return t
+        return math.sinh(self._stretch * t) / math.sinh(self._stretch)
+
+    def _speed(self, t: float) -> float:
+        """How fast alpha changes with t."""
+        if not self._stretch:
+            return 1.0
+        return self._stretch * math.cosh(self._stretch * t) / math.sinh(self._stretch)
+
+    def _alphas(self, panels: Iterable[tuple[float, float, int]]) -> list[float]:
+        return sorted({self._alpha(t) for panel in panels for t in _points(*panel)})
+
     def _panel(self, start: float, stop: float, nodes: int) -> _Panel:
-        y = np.stack([self._scores[x] for x in _points(start, stop, nodes)])
+        points = _points(start, stop, nodes)
+        y = np.stack([self._speed(t) * self._scores[self._alpha(t)] for t in points])
         nested = [
             (stop - start) * (patterson((nodes - 1) // step + 1)[1] @ y[::step])
             for step in (1, 2, 4)
         ]
-        change = self._values[stop] - self._values[start]
+        change = self._values[self._alpha(stop)] - self._values[self._alpha(start)]
         return _Panel(
             start,
             stop,
@@ -311,7 +335,7 @@ class _Adaptive(PathIntegral):
         limit = _SHARE * max(badness)
         worst = [p for p, bad in zip(self._panels, badness, strict=True) if bad >= limit]
         pending = [part for panel in worst for part in _parts(panel)]
-        new = self._missing({x for part in pending for x in _points(*part)})
+        new = self._missing(self._alphas(pending))
         if self.nodes + len(new) > self._quadrature.max_nodes:
             return []
         self._panels = [p for p, bad in zip(self._panels, badness, strict=True) if bad < limit]

@@ -27,6 +27,7 @@ from kn_sweeps.commands.answers import answers
 from kn_sweeps.commands.console import ToldError, called, command, explained
 from kn_sweeps.commands.explaining import explain
 from kn_sweeps.commands.resolvers import register_resolvers
+from kn_sweeps.garbage import importing
 from kn_sweeps.progress.interruption import listening
 from kn_sweeps.records.files import user_path
 from kn_sweeps.records.places import CONF, find_in_checkout
@@ -84,7 +85,8 @@ def _one(resolved: Any) -> Value:
     light = without_models(own)
     own["model"], _ = pinned(own["model"], light.model)
     own["dataset"], _ = pinned(own["dataset"], light.dataset)
-    from kn_sweeps.run import run
+    with importing():
+        from kn_sweeps.run import run
 
     outcome = run(own, name=named(chosen.overrides.task))
     if "path" in own["dataset"]:

@@ -22,7 +22,7 @@ from kn_sweeps.records.run_directory import RunDirectory
 from kn_sweeps.records.status import LAUNCHES
 from kn_sweeps.sweeps import slurm
 from kn_sweeps.sweeps.plan import LaunchConfig, LaunchPlan, plan
-from kn_sweeps.sweeps.prefetch import prefetch
+from kn_sweeps.sweeps.prefetch import prefetch, statistics_of
 from kn_sweeps.sweeps.processes import execute_in_processes
 from kn_sweeps.sweeps.record import Launch, LauncherKind, launches, place_of, planning
 from kn_sweeps.sweeps.states import DONE, RUNNING, RunState, states
@@ -98,14 +98,15 @@ def launch(
             report = execute(planned.rescored, None)
             if not planned.tasks:
                 return _ended(planned, report)
+            configs = [one.config for one in planned.runs]
             if isinstance(launcher, Slurm) and launcher.prefetch:
-                here = launcher.statistics == "here"
-                prefetch([one.config for one in planned.runs], statistics=here)
+                prefetch(configs, statistics=launcher.statistics == "here")
             started = _frozen(planned, launcher, options)
             lock = at_work.enter_context(started.at_work())
             started.write()
             if isinstance(launcher, Slurm):
-                submit_detached(started, lock)
+                first = launcher.statistics == "task" and bool(statistics_of(configs))
+                submit_detached(started, lock, statistics=first)
         if isinstance(launcher, Local):
             report += execute(planned.runs, started.id)
         elif isinstance(launcher, Processes):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kn_sweeps.config import RunConfig, build
+from kn_sweeps.garbage import importing
 from kn_sweeps.models.last_loaded import LastLoaded
 from kn_sweeps.models.loading import device
 from kn_sweeps.possible import refuse_impossible
@@ -33,6 +34,8 @@ def prefetch(configs: Sequence[Mapping[str, Any]], *, statistics: bool = True) -
         ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
             reason, once.
     """
+    with importing():
+        import kn_sweeps.run  # noqa: F401  (what configs are made of)
     done: set[str] = set()
     errors: dict[str, None] = {}
     for config in sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True)):

@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import IO, Any, Literal
 
 from kn_sweeps.records.places import CHECKOUT
-from kn_sweeps.sweeps.prefetch import statistics_of
 from kn_sweeps.sweeps.record import Launch
 from kn_sweeps.sweeps.task import NodeTask
 
@@ -151,15 +150,19 @@ def code_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(dict.fromkeys(own)), "PYTHONSAFEPATH": "1"}
 
 
-def submit(launch: Launch) -> None:
+def submit(launch: Launch, *, statistics: bool) -> None:
     """Submit every array of a launch, noting each id as it comes.
+
+    Args:
+        launch: What to submit.
+        statistics: Whether a task before all others computes what they need of second moments.
 
     Raises:
         ValueError: If Slurm refuses one; those before it stay submitted.
     """
     settings = Slurm(**launch.settings)  # checked when the launch was planned
     first = {}
-    if settings.statistics == "task" and statistics_of([run.config for run in launch.runs]):
+    if statistics:
         # Its name is that of one more array, so that the queue tells whose it is.
         job = _submitted(launch, settings, len(launch.arrays), [NodeTask(str(launch.folder), None)])
         first = {"dependency": f"afterok:{job}", "kill-on-invalid-dep": "yes"}
@@ -203,17 +206,19 @@ def _submitted(
     return str(submitted[0].job_id.split("_")[0])
 
 
-def submit_detached(launch: Launch, lock: IO[str]) -> None:
+def submit_detached(launch: Launch, lock: IO[str], *, statistics: bool) -> None:
     """Submit in a process that outlives this one.
 
     Args:
         launch: What to submit; its record is written.
         lock: Marks it as being seen to, until that process ends.
+        statistics: As in `submit`; that process need not import model libraries to know it.
 
     Raises:
         ValueError: If it fails.
     """
-    command = [sys.executable, "-m", "kn_sweeps.sweeps.submit", str(launch.folder)]
+    first = ["statistics"] if statistics else []
+    command = [sys.executable, "-m", "kn_sweeps.sweeps.submit", str(launch.folder), *first]
     done = subprocess.Popen(
         command,
         env={**os.environ, **code_path()},
@@ -234,7 +239,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
-        submit(Launch.read(Path(sys.argv[1])))
+        submit(Launch.read(Path(sys.argv[1])), statistics="statistics" in sys.argv[2:])
     except ValueError as error:
         sys.exit(f"error: {error}")
 

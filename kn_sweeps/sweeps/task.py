@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kn_sweeps.garbage import importing
 from kn_sweeps.progress.interruption import STOPPED, Interrupted, check, listening
 from kn_sweeps.progress.saving import how_often_kept
 from kn_sweeps.records.files import about_files, held
@@ -77,10 +78,11 @@ def execute(
         return TaskReport()
     from tqdm import tqdm
 
-    from kn_sweeps.evaluation.regimes import STEP_S
-    from kn_sweeps.models.last_loaded import LastLoaded
-    from kn_sweeps.records.run_directory import RunBusyError
-    from kn_sweeps.run import run
+    with importing():
+        from kn_sweeps.evaluation.regimes import STEP_S
+        from kn_sweeps.models.last_loaded import LastLoaded
+        from kn_sweeps.records.run_directory import RunBusyError
+        from kn_sweeps.run import run
 
     bound = min(STEP_S, step_s or STEP_S)
     load, report = LastLoaded(), TaskReport()
