@@ -38,6 +38,11 @@ def _sharp(x: float) -> list[float]:
     return [math.atan((x - 0.3) / 0.01), x, math.tanh(40 * (x - 0.05))]
 
 
+def _behind_a_norm(x: float) -> list[float]:
+    along = x / math.hypot(x, 1e-3)
+    return [math.sin(2 * along), math.asinh(1e3 * x) / 10, -math.exp(along)]
+
+
 @pytest.mark.parametrize(("nodes", "degree"), [(2, 1), (3, 3), (5, 7), (9, 13), (17, 25)])
 def test_the_panels_rules_are_nested_positive_and_of_their_degree(nodes: int, degree: int) -> None:
     points, weights = patterson(nodes)
@@ -56,14 +61,19 @@ def test_gauss_legendre_is_exact_for_polynomials(nodes: int) -> None:
         assert value == pytest.approx(1 / (degree + 1))
 
 
-@pytest.mark.parametrize("curve", [_smooth, _sharp])
-@pytest.mark.parametrize("sharpness", [1.0, 30.0, math.inf])
+@pytest.mark.parametrize("curve", [_smooth, _sharp, _behind_a_norm])
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 1e3, math.inf])
 def test_a_certified_integral_is_within_the_tolerance(curve: Curve, sharpness: float) -> None:
     path = _taken(Quadrature(tol=1e-4), curve, sharpness=sharpness)
     exact = np.array(curve(1.0)) - np.array(curve(0.0))
     assert path.certified
     assert np.linalg.norm(path.scores - exact) <= 1e-4 * np.linalg.norm(exact)
     assert path.residual <= 1e-4 * abs(exact.sum())
+
+
+def test_behind_a_norm_knowing_how_sharp_it_is_saves_most_nodes() -> None:
+    assert _taken(Quadrature(), _behind_a_norm, sharpness=1e3).nodes <= 17
+    assert _taken(Quadrature(), _behind_a_norm).nodes >= 40
 
 
 def test_sharp_places_get_the_nodes() -> None:

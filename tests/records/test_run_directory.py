@@ -20,6 +20,7 @@ READERS = [
         for path in (ROOT / "kn_sweeps" / "records").glob("[a-z]*.py")
     ),
     *("kn_sweeps.row", "analysis.table", "analysis.report", "kn_sweeps.commands.status"),
+    "kn_sweeps.sweeps.submit",
 ]
 
 
