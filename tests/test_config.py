@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.utils import create_config_search_path
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
+from hydra_plugins.kn_sweeps_launcher import Composer
 from kn_sweeps.commands.launch import split
 from kn_sweeps.config import RunConfig, build, run_id
 from kn_sweeps.records.places import CONF
@@ -39,28 +40,19 @@ OTHERS = {
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in names]
 
 
-def composed(*overrides: str) -> dict[str, Any]:
-    """A run's config; what Hydra takes long for, which files to read, is done once a choice.
-
-    That this gives what Hydra gives: tests/sweeps/test_composing.py.
-    """
-    chosen = [one for one in overrides if _chooses(one)]
-    values = [one for one in overrides if not _chooses(one)]
-    config = copy.deepcopy(_chosen(tuple(chosen)))
-    parsed = OverridesParser.create().parse_overrides(values)
-    ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
-    return split(OmegaConf.to_container(config, resolve=True))[1]  # type: ignore[arg-type]
-
-
-def _chooses(override: str) -> bool:
-    group = override.lstrip("+~").split("=")[0].split("@")[0]
-    return (CONF / group).is_dir() or group == "hydra.searchpath"
+def composed(*overrides: str, conf: Path | None = None) -> dict[str, Any]:
+    """A run's config; `conf` is a folder of one's own configs besides the project's."""
+    return split(_composer(conf).config(overrides))[1]
 
 
 @cache
-def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(choices))
+def _composer(conf: Path | None) -> Composer:
+    setup_globals()
+    places = create_config_search_path(str(CONF))
+    if conf is not None:
+        places.append("own", f"file://{conf}", anchor="main")
+    loader = ConfigLoaderImpl(places)
+    return Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -127,42 +127,55 @@ class PrefetchLauncher(SweepLauncher):
 def composed(
     loader: ConfigLoader, master: DictConfig, job_overrides: Sequence[Sequence[str]]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The overrides of every run that can change its rows, and its config, resolved.
+    """The overrides of every run that can change its rows, and its config, resolved."""
+    from kn_sweeps.commands.launch import named
+
+    composer = Composer(loader, master)
+    for overrides in job_overrides:
+        yield named(overrides), composer.config(overrides)
+
+
+class Composer:
+    """Many runs' configs.
 
     Hydra's composition takes some 50 ms, most of it spent on which files to read. That depends on
     the chosen groups only, so it is done once for each choice; values are set on a copy.
     """
-    from kn_sweeps.commands.launch import named
 
-    parser = OverridesParser.create(config_loader=loader)
+    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
+        """Take Hydra's loader, and what it composed of the overrides that all runs share."""
+        parser = OverridesParser.create(config_loader=loader)
 
-    @functools.cache
-    def parsed(override: str) -> Override:
-        (one,) = parser.parse_overrides([override])
-        return one
+        @functools.cache
+        def parsed(override: str) -> Override:
+            (one,) = parser.parse_overrides([override])
+            return one
 
-    @functools.cache
-    def is_group(key: str) -> bool:
-        return bool(loader.list_groups(key) or loader.get_group_options(key))
+        @functools.cache
+        def is_group(key: str) -> bool:
+            return bool(loader.list_groups(key) or loader.get_group_options(key))
 
-    @functools.cache
-    def base(choices: tuple[str, ...]) -> DictConfig:
-        config = loader.load_sweep_config(master, list(choices))
-        with open_dict(config):
-            del config["hydra"]
-        return config
+        @functools.cache
+        def base(choices: tuple[str, ...]) -> DictConfig:
+            config = loader.load_sweep_config(master, list(choices))
+            with open_dict(config):
+                del config["hydra"]
+            return config
 
-    for overrides in job_overrides:
+        self._parsed, self._is_group, self._base = parsed, is_group, base
+
+    def config(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """A run's config, resolved."""
         choices: list[str] = []
         values: list[Override] = []
         for text in overrides:
-            one = parsed(text)
-            if one.package is not None or is_group(one.key_or_group):
+            one = self._parsed(text)
+            if one.package is not None or self._is_group(one.key_or_group):
                 choices.append(text)
             else:
                 values.append(one)
-        config = copy.deepcopy(base(tuple(choices)))
+        config = copy.deepcopy(self._base(tuple(choices)))
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict)
-        yield named(overrides), {str(key): value for key, value in resolved.items()}
+        return {str(key): value for key, value in resolved.items()}

@@ -62,7 +62,7 @@ def test_a_new_metric_is_one_file_and_one_yaml(
     config = composed(
         *("method=none", "dataset=pararel", "dataset.relations=[P36]", "limit=1", "tracker=none"),
         *(f"results_dir={tmp_path / 'results'}", "metric=[reliability,longest]"),
-        f"hydra.searchpath=[file://{tmp_path / 'conf'}]",
+        conf=tmp_path / "conf",
     )
     run(config)
     assert table.main([str(tmp_path / "results" / "default")]) == 0

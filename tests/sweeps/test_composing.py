@@ -10,9 +10,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-import tests.test_config
 from hydra_plugins.kn_sweeps_launcher import composed
-from kn_sweeps.commands.launch import split
 from kn_sweeps.records.places import CONF
 
 SETS = [
@@ -42,17 +40,6 @@ def test_it_equals_hydras_own_composition(loader: ConfigLoaderImpl) -> None:
             del expected["hydra"]
         assert config == OmegaConf.to_container(expected, resolve=True), overrides
         assert list(config["method"]) == list(expected["method"])
-
-
-@pytest.mark.parametrize("overrides", SETS)
-def test_so_does_composing_for_tests(loader: ConfigLoaderImpl, overrides: list[str]) -> None:
-    whole = loader.load_configuration("config", overrides, RunMode.RUN)
-    with open_dict(whole):
-        del whole["hydra"]
-    expected = OmegaConf.to_container(whole, resolve=True)
-    assert isinstance(expected, dict)
-    found = tests.test_config.composed(*overrides)
-    assert found == split({str(key): value for key, value in expected.items()})[1]
 
 
 def test_a_run_is_named_by_what_can_change_its_rows(loader: ConfigLoaderImpl) -> None:
