@@ -12,16 +12,21 @@ from benchmarks.sweep import compare, plan
 from tests import forked
 
 
-@pytest.mark.slow
-def test_packed_and_separate_runs_have_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def launches_are_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task of the separate runs is a process as it is."""
+
     def timed(command: list[str]) -> tuple[float, str]:
-        # The launching commands are forks; each task of the separate ones is a process as it is.
         start = time.perf_counter()
         done = forked.run(command, cwd=sweep.ROOT, env=os.environ)
         assert done.returncode == 0, done.stderr
         return time.perf_counter() - start, done.stderr
 
     monkeypatch.setattr(sweep, "_timed", timed)
+
+
+@pytest.mark.slow
+def test_packed_and_separate_runs_have_the_same_rows() -> None:
     found = compare("tiny_gpt2", 2)
     assert found.rows_equal
     assert found.runs == 2
