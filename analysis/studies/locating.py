@@ -80,9 +80,10 @@ def _figure(model: str, numbers: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     for line, dataset in zip(panels, datasets, strict=True):
         own = curves[curves["dataset"] == dataset]
         for panel, (curve, title) in zip(line, TITLES.items(), strict=False):
-            for kind in kinds:
+            for n, kind in enumerate(kinds):
                 rows = own[(own["curve"] == curve) & (own["attribution"] == kind)]
-                panel.plot(rows["k"], rows["share"], color=_colour(kind, kinds), lw=1)
+                style = {"color": _colour(kind, kinds), "marker": MARKERS[n % len(MARKERS)]}
+                panel.plot(rows["k"], rows["share"], ms=2.5, lw=0.8, **style)
             panel.set(xscale="log", title=title, xlabel="k", ylabel=LABELS[curve])
         line[0].set_ylabel(
             f"{dataset_name(dataset)}, {int(own['cases'].iloc[0])} cases\n{LABELS['suppressed']}"
