@@ -34,13 +34,11 @@ def prefetch(configs: Sequence[Mapping[str, Any]], *, statistics: bool = True) -
         ValueError: If something cannot be had, or a model cannot be asked a dataset: every such
             reason, once.
     """
-    with importing():
-        import kn_sweeps.run  # noqa: F401  (what configs are made of)
     done: set[str] = set()
     errors: dict[str, None] = {}
     for config in sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True)):
         check()
-        settings: RunConfig = build(config, RunConfig)
+        settings = _built(config)
         try:
             if _first(done, config, "model"):
                 log.info("fetching model %s", settings.model.label)
@@ -65,7 +63,7 @@ def statistics_of(configs: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
     """One run for everything that some need computed from a model and texts: second moments."""
     done: set[str] = set()
     ordered = sorted(configs, key=lambda c: json.dumps(c["model"], sort_keys=True))
-    chosen = [build(one, RunConfig) for one in ordered if _first(done, one, *_STATISTICS)]
+    chosen = [_built(one) for one in ordered if _first(done, one, *_STATISTICS)]
     return [one for one in chosen if _texts([one.method])]
 
 
@@ -80,6 +78,14 @@ def compute(configs: Sequence[Mapping[str, Any]]) -> None:
         check()
         lm = load(one.model, device(one.device), one.dtype)
         one.method.prepare(lm, one.seed)
+
+
+def _built(config: Mapping[str, Any]) -> RunConfig:
+    """A run's settings, which are made of classes of libraries that take long to import."""
+    with importing():
+        import kn_sweeps.run  # noqa: F401
+    settings: RunConfig = build(config, RunConfig)
+    return settings
 
 
 def _first(done: set[str], config: Mapping[str, Any], *keys: str) -> bool:

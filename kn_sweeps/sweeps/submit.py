@@ -1,4 +1,4 @@
-"""The launchers' settings, and submitting: `python -m kn_sweeps.sweeps.submit LAUNCH_DIR`.
+"""The launchers' settings, and submitting: `python -m kn_sweeps.sweeps.submit DIR [statistics]`.
 
 Submitting to Slurm runs in a session of its own, so that it finishes though the command that
 planned the launch is killed: submitit puts a task's pickle in place only after the job is queued.

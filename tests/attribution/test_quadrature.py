@@ -8,13 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from kn_sweeps.attribution.quadrature import (
-    PathIntegral,
-    Quadrature,
-    Rule,
-    gauss_legendre,
-    patterson,
-)
+from kn_sweeps.attribution.quadrature import PathIntegral, Quadrature, Rule
+from kn_sweeps.attribution.rules import gauss_legendre, patterson
 
 Curve = Callable[[float], list[float]]
 

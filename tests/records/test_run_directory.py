@@ -20,7 +20,7 @@ READERS = [
         for path in (ROOT / "kn_sweeps" / "records").glob("[a-z]*.py")
     ),
     *("kn_sweeps.row", "analysis.table", "analysis.report", "kn_sweeps.commands.status"),
-    "kn_sweeps.sweeps.submit",
+    "kn_sweeps.sweeps.submit",  # which reads a launch's record
 ]
 
 
@@ -43,7 +43,8 @@ import os, sys, importlib
 for name in sys.argv[1:]:
     if not os.fork():
         importlib.import_module(name)
-        heavy = [m for m in ("torch", "transformers", "pandas", "pyarrow") if m in sys.modules]
+        slow = ("torch", "transformers", "pandas", "pyarrow", "kn_sweeps.config")
+        heavy = [m for m in slow if m in sys.modules]
         os.write(1, (name + " " + " ".join(heavy) + "\\n").encode())
         os._exit(0)
     os.wait()
@@ -67,3 +68,9 @@ def test_a_run_directory_is_named_without_a_library_of_tables(
 ) -> None:
     assert imported["kn_sweeps.records.run_directory"] == set()
     assert imported["kn_sweeps.row"] == set()
+
+
+def test_submitting_builds_no_config_and_so_needs_no_model_library(
+    imported: dict[str, set[str]],
+) -> None:
+    assert imported["kn_sweeps.sweeps.submit"] == set()
